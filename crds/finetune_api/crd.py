@@ -1,0 +1,197 @@
+"""The CustomResourceDefinition, generated from the types.
+
+A structural OpenAPI v3 schema without defaults (they live in the types and in each description), and CEL rules
+within the API server's cost budget. `crds/generate.py` writes it as YAML.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from finetune_api import GROUP, KIND, PLURAL, VERSION
+from finetune_api.base import Model
+from finetune_api.job import JobSpec
+from finetune_api.passes import PASS_TYPES
+from finetune_api.status import Status
+from finetune_api.structural import describe_default, structural
+
+Schema = dict[str, Any]
+
+COLUMNS = [
+    {"name": "Phase", "type": "string", "jsonPath": ".status.phase"},
+    {"name": "Stage", "type": "string", "jsonPath": ".status.stage"},
+    {"name": "Progress", "type": "string", "jsonPath": ".status.progress"},
+    {"name": "Loss", "type": "string", "jsonPath": ".status.loss"},
+    {
+        "name": "Reason",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Succeeded")].reason',
+        "priority": 1,
+    },
+    {"name": "Message", "type": "string", "jsonPath": ".status.message", "priority": 1},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
+
+MERGE_BEFORE_BUILD = (
+    "!self.passes.exists(i, b, b.type == 'ModelBuilder' && self.passes.exists(j, q, j < i && "
+    "q.type in ['LoRA', 'QLoRA'] && !self.passes.exists(k, m, k > j && k < i && m.type == 'MergeAdapterWeights')))"
+)
+ADAPTER_BEFORE_MERGE = (
+    "!self.passes.exists(i, m, m.type == 'MergeAdapterWeights' && "
+    "!self.passes.exists(j, q, j < i && q.type in ['LoRA', 'QLoRA']))"
+)
+BUILDER_LAST = "!self.passes.exists(i, b, b.type == 'ModelBuilder' && i < size(self.passes) - 1)"
+ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA']).size() <= 1"
+
+
+def crd() -> Schema:
+    """The CRD of FinetuneJob as a dict."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["ftj"],
+                "categories": ["finetune"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": COLUMNS,
+                    "schema": {"openAPIV3Schema": _root()},
+                }
+            ],
+        },
+    }
+
+
+def _root() -> Schema:
+    return {
+        "type": "object",
+        "description": "Fine-tunes a language model: the passes of its spec run one after the other, each as a pod.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "finetune.dev/v1alpha1."},
+            "kind": {"type": "string", "description": "FinetuneJob."},
+            "metadata": {"type": "object"},
+            "spec": _spec(),
+            "status": structural(Status, "What became of the job; written by the operator alone."),
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.metadata.name.size() <= 63",
+                "message": "metadata.name: at most 63 characters, so that it fits a label",
+            }
+        ],
+    }
+
+
+def _spec() -> Schema:
+    schema = structural(JobSpec, "What the job asks for.", special={"passes": _passes})
+    schema["x-kubernetes-validations"] = [
+        _rule(
+            MERGE_BEFORE_BUILD,
+            "put MergeAdapterWeights between the adapter's pass and ModelBuilder",
+            ".passes",
+        ),
+        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA or QLoRA before it", ".passes"),
+        _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
+        _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
+    ]
+    return schema
+
+
+def _passes(info: FieldInfo) -> Schema:
+    """One item type with the union of all passes' parameters; CEL refuses another type's fields."""
+    common = structural(PASS_TYPES["LoRA"], "A pass.")
+    merged, owners, required = _union({name: _config_of(model) for name, model in PASS_TYPES.items()})
+    properties = {
+        "name": common["properties"]["name"],
+        "type": {
+            "type": "string",
+            "maxLength": 32,
+            "enum": list(PASS_TYPES),
+            "description": "What the pass does.",
+        },
+        "host": common["properties"]["host"],
+        "evaluator": common["properties"]["evaluator"],
+        "config": {
+            "type": "object",
+            "description": "The pass's parameters; which, depends on type.",
+            "properties": merged,
+        },
+    }
+    rules = [
+        _rule(
+            f"!has(self.config) || !has(self.config.{field}) || self.type in {json.dumps(sorted(types))}",
+            f"config.{field} is only for {', '.join(sorted(types))}",
+        )
+        for field, types in owners.items()
+        if set(types) != set(PASS_TYPES)
+    ]
+    rules += [
+        _rule(
+            f"!(self.type in {json.dumps(sorted(types))}) || (has(self.config) && has(self.config.{field}))",
+            f"config.{field} is required for {', '.join(sorted(types))}",
+        )
+        for field, types in required.items()
+    ]
+    item = {
+        "type": "object",
+        "description": "One pass.",
+        "required": ["name", "type"],
+        "properties": properties,
+        "x-kubernetes-validations": rules,
+    }
+    return {
+        "type": "array",
+        "description": describe_default(info),
+        "minItems": 1,
+        "maxItems": 16,
+        "x-kubernetes-list-type": "atomic",
+        "x-kubernetes-validations": [
+            _rule("self.all(x, self.exists_one(y, y.name == x.name))", "passes must have unique names")
+        ],
+        "items": item,
+    }
+
+
+def _config_of(model: type[Model]) -> type[Model]:
+    annotation = model.model_fields["config"].annotation
+    if not (isinstance(annotation, type) and issubclass(annotation, Model)):
+        raise TypeError(f"{model.__name__}.config is no Model")
+    return annotation
+
+
+def _union(configs: dict[str, type[Model]]) -> tuple[Schema, dict[str, list[str]], dict[str, list[str]]]:
+    """All types' properties; by field, the types that have it; by field, the types that require it."""
+    merged: Schema = {}
+    owners: dict[str, list[str]] = {}
+    required: dict[str, list[str]] = {}
+    for name, model in configs.items():
+        schema = structural(model, "")
+        for field, definition in schema.get("properties", {}).items():
+            if merged.setdefault(field, definition) != definition:
+                raise ValueError(f"passes disagree about config.{field}; one name must have one meaning")
+            owners.setdefault(field, []).append(name)
+        for field in schema.get("required", []):
+            required.setdefault(field, []).append(name)
+    return merged, owners, required
+
+
+def _rule(rule: str, message: str, path: str | None = None) -> Schema:
+    found = {"rule": rule, "message": message}
+    return {**found, "fieldPath": path} if path else found

@@ -1,0 +1,50 @@
+"""FinetuneJob: the resource that a user applies."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from finetune_api.base import ListMap, Model, ObjectName
+from finetune_api.data import DataConfig
+from finetune_api.engine import Engine, Evaluator
+from finetune_api.model import InputModel
+from finetune_api.passes import Pass
+from finetune_api.storage import Storage
+from finetune_api.system import System
+
+
+class JobSpec(Model):
+    """What a FinetuneJob asks for."""
+
+    input_model: InputModel = Field(description="The model to start from. Olive: input_model.")
+    data_configs: Annotated[list[DataConfig], ListMap(), Field(max_length=16)] = Field(
+        default_factory=list, description="Named data sets. Olive: data_configs."
+    )
+    systems: Annotated[list[System], ListMap(), Field(max_length=16)] = Field(
+        default_factory=list, description="Named places where stages run. Olive: systems."
+    )
+    passes: Annotated[list[Pass], Field(min_length=1, max_length=16)] = Field(
+        description="What is done to the model, in this order. Olive: passes."
+    )
+    evaluators: Annotated[list[Evaluator], ListMap(), Field(max_length=16)] = Field(
+        default_factory=list, description="Named sets of metrics. Olive: evaluators."
+    )
+    engine: Engine = Field(default_factory=Engine, description="What holds for the whole job. Olive: engine.")
+    storage: Storage = Field(description="The object storage that outputs are written to.")
+    queue_name: ObjectName | None = Field(
+        None, description="The Kueue LocalQueue that stages wait in. Default: none, they start at once."
+    )
+    suspend: bool = Field(False, description="Stop what runs and start nothing, until it is false again.")
+    run_id: Annotated[str, StringConstraints(max_length=63)] = Field(
+        "", description="Any text; change it to resolve what floats and run again."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="How often a stage is tried when a failure may pass by itself."
+    )
+    managed_by: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = Field(
+        None,
+        description="Another controller that runs this job, such as kueue.x-k8s.io/multikueue; this operator "
+        "then leaves it alone.",
+    )

@@ -1,0 +1,28 @@
+"""Where things lie in object storage, below the job's `storage.uri`."""
+
+from __future__ import annotations
+
+
+def manifest_path(key: str) -> str:
+    """The commit of a stage: with it the stage's output exists, without it nothing does."""
+    return f"stages/{key}/manifest.json"
+
+
+def attempt_path(key: str, attempt: str) -> str:
+    """The folder of one attempt's files; attempts never share one."""
+    return f"stages/{key}/{attempt}"
+
+
+def report_path(job_uid: str, generation: int) -> str:
+    """What prepare found out about the data, and its proof that the bucket can be written."""
+    return f"prepared/{job_uid}/{generation}.json"
+
+
+def model_manifest_path(namespace: str, job: str, generation: int) -> str:
+    """What a finished job publishes: which stage's output is which artifact."""
+    return f"models/{namespace}/{job}/{generation}/manifest.json"
+
+
+def join(uri: str, path: str) -> str:
+    """`uri` with `path` below it: one slash between them, whatever `uri` ends with."""
+    return f"{uri.rstrip('/')}/{path}"

@@ -1,0 +1,119 @@
+"""What pydantic found wrong, in our words: path, value, remedy, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
+
+from finetune_api.problems import Problem, problem
+
+# Names of Olive's earlier releases for fields of ours, beside plain snake_case.
+OLIVE_SPELLINGS = {
+    "lora_r": "r",
+    "lora_alpha": "alpha",
+    "source_max_len": "maxSeqLen",
+    "corpus_strategy": "strategy",
+    "evaluation_strategy": "evalStrategy",
+    "from_pretrained_args": "loadKwargs",
+    "model_loading_args": "loadKwargs",
+    "model_name": "modelPath",
+}
+
+
+def schema_problems(error: ValidationError, root: type[BaseModel], data: Any, prefix: str) -> list[Problem]:
+    """One Problem for each error of `error`, raised by validating `data` as a `root`."""
+    return [_problem(item, root, data, prefix) for item in error.errors(include_url=False)]
+
+
+def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str) -> Problem:
+    loc = error["loc"]
+    path = prefix + field_path(loc, data)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        name = str(loc[-1])
+        return problem(path, error["input"], "unknown field", _nearest(name, _fields_at(root, loc[:-1], data)))
+    if kind == "missing":
+        return problem(path, None, "required, but not there", "Give it a value.")
+    if kind in ("literal_error", "union_tag_invalid"):
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        value = context.get("tag", error["input"])
+        return problem(path + (".type" if "tag" in context else ""), value, "not a known value", f"Use {expected}.")
+    if kind == "union_tag_not_found":
+        return problem(f"{path}.type", None, "required, but not there", "Give the pass its type.")
+    return problem(path, _shown(error["input"]), error["msg"][0].lower() + error["msg"][1:])
+
+
+def _shown(value: Any) -> Any:
+    return type(value).__name__ if isinstance(value, dict | list) else value
+
+
+def field_path(loc: Sequence[int | str], data: Any) -> str:
+    """`loc` as Kubernetes writes it (`.passes[0].config.r`), without pydantic's union tags."""
+    path, here = "", data
+    for index, step in enumerate(loc):
+        if isinstance(step, int):
+            path += f"[{step}]"
+            here = here[step] if isinstance(here, Sequence) and step < len(here) else None
+        elif _is_union_tag(step, here, last=index == len(loc) - 1):
+            continue
+        else:
+            path += f".{step}"
+            here = here.get(step) if isinstance(here, Mapping) else None
+    return path
+
+
+def _is_union_tag(step: str, here: Any, *, last: bool) -> bool:
+    return isinstance(here, Mapping) and step not in here and not last and here.get("type") == step
+
+
+def _fields_at(root: type[BaseModel], loc: Sequence[int | str], data: Any) -> list[str]:
+    """The names of the fields of the object at `loc`; none where it is a plain map."""
+    candidates: list[type[BaseModel]] = [root]
+    for step in loc:
+        if isinstance(step, int):
+            continue
+        tagged = [model for model in candidates if _tag(model) == step]
+        if tagged:
+            candidates = tagged
+            continue
+        annotations = [
+            info.annotation
+            for model in candidates
+            for name, info in model.model_fields.items()
+            if (info.alias or name) == step
+        ]
+        candidates = [model for annotation in annotations for model in _models_in(annotation)]
+    return sorted({info.alias or name for model in candidates for name, info in model.model_fields.items()})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    info = model.model_fields.get("type")
+    values = typing.get_args(info.annotation) if info else ()
+    return values[0] if len(values) == 1 else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = typing.get_origin(annotation)
+    if origin in (list, Union, types.UnionType) or origin is typing.Annotated:
+        return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+    return []
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """What to write instead of the unknown field `name`."""
+    renamed = OLIVE_SPELLINGS.get(name, to_camel(name))
+    if renamed in known:
+        return f"Write {renamed}."
+    close = difflib.get_close_matches(renamed, known, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known here: {', '.join(known)}." if known else "Remove it."

@@ -1,0 +1,228 @@
+"""What operator and trainer say to each other: the stage document, progress lines, the result, the manifest.
+
+The operator hands a `StageDocument` to a pod in the environment variable `FINETUNE_STAGE`; the pod prints
+`Progress` lines on stdout and ends with a `StageResult` in its termination message and one of `ExitCode`.
+Everything a pod says is untrusted: these types are closed and bounded.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_api.base import Digest, Model
+from finetune_api.data import DataConfig
+from finetune_api.model import InputModel
+from finetune_api.problems import Problem
+from finetune_api.storage import Storage
+
+MAX_RESULT_BYTES = 3072
+STAGE_ENV = "FINETUNE_STAGE"
+RESULT_PATH_ENV = "FINETUNE_RESULT_PATH"
+SCRATCH_ENV = "FINETUNE_SCRATCH"
+STORAGE_CREDENTIALS_ENV = "FINETUNE_STORAGE_CREDENTIALS"
+HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)
+SOURCES_ENV = "FINETUNE_SOURCES"
+
+AttemptId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+StageName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-_A-Za-z0-9]*$")]
+Short = Annotated[str, StringConstraints(max_length=512)]
+
+
+class ExitCode(IntEnum):
+    """How a trainer process ends; the numbers are part of the API and readable without the pod."""
+
+    OK = 0
+    BAD_INPUT = 64
+    RESULT_REFUSED = 65
+    INTERNAL = 70
+    OUT_OF_MEMORY = 71
+    HARDWARE = 72
+    STALLED = 73
+    INFRASTRUCTURE = 74
+    TERMINATED = 75
+
+
+class Reason(StrEnum):
+    """Why a stage did not end well. Closed: status shows no other word that a pod says."""
+
+    DATA_NOT_FOUND = "DataNotFound"
+    DATA_INVALID = "DataInvalid"
+    COLUMN_NOT_FOUND = "ColumnNotFound"
+    NO_SAMPLES = "NoSamples"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_INVALID = "ModelInvalid"
+    MODEL_GATED = "ModelGated"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    ACCESS_DENIED = "AccessDenied"
+    CREDENTIALS_INVALID = "CredentialsInvalid"
+    INPUT_CHANGED = "InputChanged"
+    ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    UNSUPPORTED = "Unsupported"
+    ONNX_DIVERGED = "OnnxDiverged"
+    OUT_OF_MEMORY = "OutOfMemory"
+    HARDWARE = "Hardware"
+    STALLED = "Stalled"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    HUB_UNAVAILABLE = "HubUnavailable"
+    TERMINATED = "Terminated"
+    NOT_PUBLISHED = "NotPublished"
+    INTERNAL = "InternalError"
+
+
+class ModelPin(Model):
+    """The input model as it was found: the same digest means the same weights, tokenizer and configuration."""
+
+    digest: Digest
+    revision: Annotated[str, StringConstraints(max_length=128)] | None = None
+    architecture: Annotated[str, StringConstraints(max_length=128)] = ""
+    size: Annotated[int, Field(ge=0)] = 0
+
+
+class DataPin(Model):
+    """A data config's files as they were found."""
+
+    digest: Digest
+    size: Annotated[int, Field(ge=0)] = 0
+    rows: Annotated[int, Field(ge=0)] = 0
+
+
+class Pins(Model):
+    """What floats in a spec, held fast: made by prepare, kept by the plan."""
+
+    model: ModelPin
+    data: Annotated[dict[str, DataPin], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class JobRef(Model):
+    """The FinetuneJob that a stage belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    run_id: str = ""
+
+
+class StageInput(Model):
+    """An upstream stage's output: which manifest, and the digest that it must have."""
+
+    stage: StageName
+    key: Digest
+    digest: Digest
+
+
+class Artifact(Model):
+    """A stage's output as the published model manifest and the status name it."""
+
+    name: Annotated[str, StringConstraints(max_length=32)]
+    stage: StageName
+    key: Digest
+    digest: Digest
+    attempt: AttemptId | None = Field(None, description="Filled in by publish, from the stage's manifest.")
+    bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class StageDocument(Model):
+    """All that one attempt of one stage needs to know. No secret is in it."""
+
+    version: Literal[1] = 1
+    job: JobRef
+    stage: StageName
+    type: Literal["Prepare", "LoRA", "QLoRA", "MergeAdapterWeights", "ModelBuilder", "Evaluate", "Publish", "Probe"]
+    key: Digest
+    attempt: AttemptId
+    config: dict[str, Any] = Field(default_factory=dict, description="The pass's or evaluator's configuration.")
+    storage: Storage
+    input_model: InputModel | None = Field(None, description="Where the stage reads the job's input model.")
+    data: list[DataConfig] = Field(default_factory=list)
+    pins: Pins | None = None
+    inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx.")
+    spec: dict[str, Any] | None = Field(None, description="Prepare only: the job's whole spec, on the wire's terms.")
+    artifacts: list[Artifact] = Field(default_factory=list, description="Publish only: what to publish.")
+
+
+class Progress(Model):
+    """A line of progress. Fields that a stage has no figure for are absent; no number is NaN or infinite."""
+
+    kind: Literal["progress"] = "progress"
+    activity: Annotated[str, StringConstraints(max_length=64)] = ""
+    step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    total: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    epoch: Annotated[float, Field(ge=0)] | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: Annotated[float, Field(ge=0)] | None = None
+    grad_norm: float | None = None
+    tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    eta_seconds: Annotated[float, Field(ge=0)] | None = None
+
+
+class Prepared(Model):
+    """What prepare found out: pins, and which stages' manifests are in the store already."""
+
+    pins: Pins
+    keys: Digest = Field(description="keys.combined() over the stages' content keys.")
+    done: Annotated[dict[StageName, Digest], Field(max_length=40)] = Field(
+        default_factory=dict, description="Stage → digest of the manifest that is there already."
+    )
+
+
+MetricName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][-_./A-Za-z0-9]*$")]
+
+
+class StageResult(Model):
+    """How a stage ended, at most MAX_RESULT_BYTES of JSON in the termination message."""
+
+    version: Literal[1] = 1
+    key: Digest
+    ok: bool
+    digest: Digest | None = Field(None, description="sha256 of the manifest that is the stage's output.")
+    attempt: AttemptId | None = Field(None, description="The attempt whose files that manifest names.")
+    bytes: Annotated[int, Field(ge=0)] = 0
+    metrics: Annotated[dict[MetricName, float], Field(max_length=24)] = Field(default_factory=dict)
+    reason: Reason | None = None
+    message: Short = ""
+    problems: Annotated[list[Problem], Field(max_length=4)] = Field(default_factory=list)
+    prepared: Prepared | None = None
+    published: Annotated[list[Artifact], Field(max_length=4)] = Field(
+        default_factory=list, description="Publish only: the document's artifacts, with attempt and bytes filled in."
+    )
+
+
+class ManifestFile(Model):
+    """One file of a stage's output. `path` is relative to the attempt's folder."""
+
+    path: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Digest
+
+
+class Manifest(Model):
+    """The commit of a stage: `stages/<key>/manifest.json`. Its own sha256 is the stage's digest."""
+
+    version: Literal[1] = 1
+    stage: StageName
+    type: str
+    key: Digest
+    attempt: AttemptId
+    job: JobRef
+    config: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, StageInput] = Field(default_factory=dict)
+    pins: Pins | None = None
+    files: list[ManifestFile]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    started_at: str
+    finished_at: str
+
+
+class ModelManifest(Model):
+    """What a finished job publishes: `models/<namespace>/<job>/<generation>/manifest.json`."""
+
+    version: Literal[1] = 1
+    job: JobRef
+    artifacts: list[Artifact]
+    pins: Pins

@@ -1,0 +1,74 @@
+"""`spec.systems[]`: where a stage runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_api.base import Model, Name, ObjectName, Quantity
+
+QuantityValue = Annotated[
+    str | int,
+    Quantity(),
+]
+ResourceList = Annotated[dict[Annotated[str, StringConstraints(max_length=63)], QuantityValue], Field(max_length=16)]
+LabelMap = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=317)],
+        Annotated[str, StringConstraints(max_length=63)],
+    ],
+    Field(max_length=32),
+]
+
+
+class Resources(Model):
+    """Compute resources of each pod, as in a container."""
+
+    requests: ResourceList = Field(default_factory=dict, description="What a pod is guaranteed, e.g. cpu, memory.")
+    limits: ResourceList = Field(
+        default_factory=dict, description="What a pod may use at most, e.g. cpu, memory, nvidia.com/gpu."
+    )
+
+
+class Toleration(Model):
+    """A taint that the pods tolerate, as in a pod."""
+
+    key: Annotated[str, StringConstraints(max_length=317)] | None = Field(None, description="The taint's key.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
+    value: Annotated[str, StringConstraints(max_length=63)] | None = Field(None, description="The taint's value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="The taint's effect. Default: all."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="For NoExecute: seconds until eviction. Default: never."
+    )
+
+
+class System(Model):
+    """A named place where stages run. Olive: `systems`."""
+
+    name: Name = Field(description="The name by which passes and engine refer to it.")
+    type: Literal["Kubernetes", "LocalSystem"] = Field(
+        "Kubernetes", description="Kubernetes: a pod. LocalSystem, Olive's word, means the same here."
+    )
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
+        None, description="The trainer image. Default: the operator's own."
+    )
+    resources: Resources = Field(default_factory=Resources, description="Compute resources of each pod.")
+    node_selector: LabelMap = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(
+        default_factory=list, description="Taints that the pods tolerate."
+    )
+    priority_class_name: ObjectName | None = Field(None, description="Priority class of the pods.")
+    service_account_name: ObjectName | None = Field(
+        None, description="Service account of the pods; its token is not mounted. Default: default."
+    )
+    runtime_class_name: ObjectName | None = Field(None, description="Runtime class of the pods.")
+
+    def gpus(self) -> int:
+        """How many NVIDIA GPUs a pod asks for."""
+        return int(self._limit("nvidia.com/gpu") or 0)
+
+    def _limit(self, resource: str) -> Any:
+        return self.resources.limits.get(resource, self.resources.requests.get(resource))

@@ -1,0 +1,22 @@
+"""Write the CustomResourceDefinitions beside this file, from the types in `finetune_api`."""
+
+from pathlib import Path
+
+import yaml
+
+from finetune_api.crd import crd
+
+HEADER = "# Generated from crds/finetune_api by `make crds`; do not edit.\n"
+
+
+def render() -> dict[str, str]:
+    """File name → content, for every CRD."""
+    definition = crd()
+    group, plural = definition["spec"]["group"], definition["spec"]["names"]["plural"]
+    text = yaml.safe_dump(definition, sort_keys=False, width=110, allow_unicode=True)
+    return {f"{group}_{plural}.yaml": HEADER + text}
+
+
+if __name__ == "__main__":
+    for name, content in render().items():
+        (Path(__file__).parent / name).write_text(content)

@@ -1,0 +1,1 @@
+"""The operator: `plan`, `manifests` and `reconcile` decide, `controller` talks to Kubernetes."""

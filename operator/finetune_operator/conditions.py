@@ -1,0 +1,144 @@
+"""One state of a run → phase and all conditions. Nothing else sets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from finetune_api.stage import Pins
+from finetune_api.status import (
+    ArtifactStatus,
+    Condition,
+    Phase,
+    PlanRef,
+    StageState,
+    StageStatus,
+    Status,
+)
+from finetune_operator.times import rfc3339
+
+FINAL = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands, found out by `reconcile` and by nothing else."""
+
+    phase: Phase
+    reason: str
+    message: str
+    spec_valid: bool = True
+    stages: Sequence[StageStatus] = ()
+    artifacts: Sequence[ArtifactStatus] = ()
+    pins: Pins | None = None
+    plan: PlanRef | None = None
+    stage: StageStatus | None = field(default=None)
+
+
+def summarise(state: RunState, generation: int, previous: Status, now: datetime) -> Status:
+    """The whole status that says `state`. Times of conditions that did not change are kept."""
+    new_run = previous.phase in FINAL and state.phase not in FINAL
+    started = None if new_run else previous.started_at
+    finished = None
+    if state.phase in FINAL:
+        finished = previous.finished_at if previous.phase == state.phase else rfc3339(now)
+    return Status(
+        observed_generation=generation,
+        phase=state.phase,
+        stage=state.stage.name if state.stage else None,
+        progress=_progress(state),
+        loss=_loss(state),
+        message=state.message[:4096] or None,
+        started_at=started or rfc3339(now),
+        finished_at=finished,
+        plan=state.plan,
+        pins=state.pins,
+        conditions=_conditions(state, generation, previous, now),
+        stages=list(state.stages),
+        artifacts=list(state.artifacts),
+    )
+
+
+def _conditions(state: RunState, generation: int, previous: Status, now: datetime) -> list[Condition]:
+    """Tekton's `Succeeded`, kstatus' `Ready`, `Reconciling` and `Stalled`, and ours."""
+    phase = state.phase
+    succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False"}.get(phase, "Unknown")
+    at_work = phase in (Phase.PENDING, Phase.QUEUED, Phase.RUNNING)
+    words: list[tuple[str, str, str, str]] = [
+        ("Succeeded", succeeded, state.reason, state.message),
+        (
+            "SpecValid",
+            _truth(state.spec_valid),
+            "Valid" if state.spec_valid else "Invalid",
+            "" if state.spec_valid else state.message,
+        ),
+        ("Queued", _truth(phase == Phase.QUEUED), state.reason if phase == Phase.QUEUED else "NotQueued", ""),
+        (
+            "Suspended",
+            _truth(phase == Phase.SUSPENDED),
+            "Suspended" if phase == Phase.SUSPENDED else "NotSuspended",
+            "",
+        ),
+        ("Ready", _truth(phase == Phase.SUCCEEDED), state.reason, state.message),
+        ("Reconciling", _truth(at_work), state.reason, ""),
+        ("Stalled", _truth(phase == Phase.FAILED), state.reason, state.message if phase == Phase.FAILED else ""),
+    ]
+    before = {condition.type: condition for condition in previous.conditions}
+    return [_condition(*word, before.get(word[0]), generation, now) for word in words]
+
+
+def _condition(
+    kind: str, status: str, reason: str, message: str, before: Condition | None, generation: int, now: datetime
+) -> Condition:
+    kept = before is not None and before.status == status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:4096],
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if kept and before else rfc3339(now),
+    )
+
+
+def _truth(value: bool) -> str:
+    return "True" if value else "False"
+
+
+def _progress(state: RunState) -> str:
+    """`2/5 120/250 (48 %)`: stages done of all, then the running stage's own steps."""
+    if not state.stages:
+        return "0/0"
+    done = sum(stage.state in (StageState.SUCCEEDED, StageState.REUSED) for stage in state.stages)
+    text = f"{done}/{len(state.stages)}"
+    progress = state.stage.progress if state.stage else None
+    if progress and progress.step is not None and progress.total:
+        text += f" {progress.step}/{progress.total} ({100 * progress.step // progress.total} %)"
+    return text
+
+
+def _loss(state: RunState) -> str | None:
+    """The latest training loss: of the running stage, else as the training pass's metrics have it."""
+    for stage in reversed(state.stages):
+        if stage.progress and stage.progress.loss is not None:
+            return f"{stage.progress.loss:.4g}"
+        if stage.metrics and "train_loss" in stage.metrics:
+            return f"{stage.metrics['train_loss']:.4g}"
+    return None
+
+
+def blocked(status: Status, stage: str, message: str) -> Status:
+    """`status` with the API server's words, where it refused what the stage needs (a quota, a policy)."""
+    said = f"{stage}: the API server refused it: {message}"
+    stages = [
+        item.model_copy(update={"reason": "CreateRefused", "message": said[:1024]}) if item.name == stage else item
+        for item in status.stages
+    ]
+    conditions = [
+        item.model_copy(update={"reason": "CreateRefused", "message": said})
+        if item.type in ("Succeeded", "Reconciling")
+        else item
+        for item in status.conditions
+    ]
+    return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said})

@@ -1,0 +1,73 @@
+"""How an attempt failed, and whether it is tried again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.stage import ExitCode, Reason
+from finetune_operator.observe import Attempt, plain
+
+
+class Verdict(StrEnum):
+    """What follows from a failure."""
+
+    FINAL = "final"
+    COUNTED = "counted"
+    FREE = "free"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt's verdict, with the reason and the words that status shows."""
+
+    verdict: Verdict
+    reason: str
+    message: str
+
+
+_MORE_MEMORY = (
+    "the pod ran out of memory; raise resources.limits.memory of its system, or lower perDeviceTrainBatchSize or "
+    "maxSeqLen, or use QLoRA"
+)
+_BY_EXIT_CODE: dict[int, tuple[Verdict, Reason, str]] = {
+    ExitCode.BAD_INPUT: (Verdict.FINAL, Reason.UNSUPPORTED, "the stage refused its input; its log says why"),
+    ExitCode.RESULT_REFUSED: (Verdict.FINAL, Reason.ONNX_DIVERGED, "the stage's output did not pass its check"),
+    ExitCode.INTERNAL: (Verdict.COUNTED, Reason.INTERNAL, "the trainer failed unexpectedly; its log says where"),
+    ExitCode.OUT_OF_MEMORY: (Verdict.FINAL, Reason.OUT_OF_MEMORY, _MORE_MEMORY),
+    ExitCode.HARDWARE: (Verdict.COUNTED, Reason.HARDWARE, "the node's hardware failed"),
+    ExitCode.STALLED: (Verdict.COUNTED, Reason.STALLED, "a step took longer than allowed"),
+    ExitCode.INFRASTRUCTURE: (Verdict.COUNTED, Reason.STORE_UNAVAILABLE, "the object storage did not answer"),
+    ExitCode.TERMINATED: (Verdict.FREE, Reason.TERMINATED, "the pod was ended from outside"),
+}
+
+
+def judge(attempt: Attempt) -> Failure:
+    """The failure of an attempt whose Job failed: the cause from its exit code, the words from its result."""
+    if attempt.oom_killed:
+        return Failure(Verdict.FINAL, Reason.OUT_OF_MEMORY, _MORE_MEMORY)
+    if attempt.exit_code is None:
+        return _without_exit_code(attempt)
+    if attempt.exit_code not in _BY_EXIT_CODE:
+        return _foreign_exit_code(attempt.exit_code)
+    verdict, reason, message = _BY_EXIT_CODE[attempt.exit_code]
+    result = attempt.result
+    if result and not result.ok and result.reason:
+        said = "; ".join(str(problem) for problem in result.problems) or result.message
+        return Failure(verdict, result.reason, plain(said, 1000) or message)
+    return Failure(verdict, reason, message)
+
+
+def _without_exit_code(attempt: Attempt) -> Failure:
+    """Without an exit code nothing of the trainer's doing ended it: a deadline did, or the pod was taken away."""
+    if attempt.failure.startswith("DeadlineExceeded"):
+        return Failure(Verdict.FINAL, "DeadlineExceeded", attempt.failure)
+    return Failure(Verdict.FREE, Reason.TERMINATED, attempt.failure or "the pod is gone")
+
+
+def _foreign_exit_code(code: int) -> Failure:
+    """SIGKILL and SIGTERM from outside leave 137 and 143 where the trainer could not answer in time."""
+    if code in (137, 143):
+        return Failure(Verdict.FREE, Reason.TERMINATED, "the pod was ended from outside")
+    message = f"the container ended with exit code {code}; is its image a trainer image?"
+    return Failure(Verdict.COUNTED, Reason.INTERNAL, message)

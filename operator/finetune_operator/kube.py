@@ -1,0 +1,142 @@
+"""The few calls that the operator makes to the API server, as JSON in and JSON out.
+
+On the official client's own transport and configuration; its typed models would cost a conversion both ways and
+refuse objects that a newer server sends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kubernetes.aio import client, config
+
+from finetune_api import API_VERSION, PLURAL
+
+Body = dict[str, Any]
+
+PATHS = {
+    "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
+    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "Event": "/api/v1/namespaces/{namespace}/events",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "FinetuneJob": f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}",
+}
+
+
+class ApiError(Exception):
+    """The API server's refusal: its HTTP status, its reason and its words."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class Kube:
+    """An API server, as the operator uses it."""
+
+    def __init__(self, api: client.ApiClient, timeout: float) -> None:
+        self._api = api
+        self._timeout = timeout
+
+    @classmethod
+    async def connect(cls, request_timeout: float) -> Kube:
+        """By KUBECONFIG or the default kubeconfig where there is one, else as a pod's service account."""
+        configuration = client.Configuration()
+        path = _kubeconfig()
+        if path:
+            await config.load_kube_config(config_file=path, client_configuration=configuration)
+        else:
+            config.load_incluster_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration), request_timeout)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def create(self, manifest: Mapping[str, Any]) -> Body:
+        """Create an object; raises ApiError."""
+        path = PATHS[manifest["kind"]].format(namespace=manifest["metadata"]["namespace"])
+        return await self._json("POST", path, dict(manifest))
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        """An object; None where it is not there."""
+        try:
+            return await self._json("GET", f"{PATHS[kind].format(namespace=namespace)}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a Job after its pods, if it is still the one with this uid.
+
+        The API's own default would leave the pods, and the GPUs they hold, to themselves.
+        """
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Foreground",
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self._json("DELETE", f"{PATHS['Job'].format(namespace=namespace)}/{name}", body)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def patch_status(self, namespace: str, name: str, status: Body, resource_version: str) -> Body:
+        """Merge `status` into a FinetuneJob's, if it is still at `resource_version`; raises ApiError 409 if not."""
+        path = f"{PATHS['FinetuneJob'].format(namespace=namespace)}/{name}/status"
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        return await self._json("PATCH", path, body, content_type="application/merge-patch+json")
+
+    async def patch_event(self, namespace: str, name: str, changes: Body) -> Body:
+        """Merge `changes` into an Event."""
+        path = f"{PATHS['Event'].format(namespace=namespace)}/{name}"
+        return await self._json("PATCH", path, changes, content_type="application/merge-patch+json")
+
+    async def log_tail(self, namespace: str, pod: str, container: str, lines: int, limit: int) -> str:
+        """The last lines of a container's log."""
+        query = f"container={container}&tailLines={lines}&limitBytes={limit}"
+        path = f"{PATHS['Pod'].format(namespace=namespace)}/{pod}/log?{query}"
+        return (await self._request("GET", path)).decode(errors="replace")
+
+    async def _json(self, method: str, path: str, body: Body | None = None, content_type: str | None = None) -> Body:
+        found = json.loads(await self._request(method, path, body, content_type))
+        if not isinstance(found, dict):
+            raise ApiError(502, "BadResponse", f"{method} {path} answered no object")
+        return found
+
+    async def _request(
+        self, method: str, path: str, body: Body | None = None, content_type: str | None = None
+    ) -> bytes:
+        headers = {"Accept": "*/*" if "/log?" in path else "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type or "application/json"
+        method, url, headers, content, _ = await self._api.param_serialize(
+            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        response = await self._api.call_api(method, url, headers, content, _request_timeout=self._timeout)
+        data: bytes = await response.read()
+        if not 200 <= response.status < 300:
+            raise _error(response.status, data)
+        return data
+
+
+def _kubeconfig() -> str | None:
+    path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    return path if Path(path.split(os.pathsep)[0]).exists() else None
+
+
+def _error(status: int, data: bytes) -> ApiError:
+    try:
+        said = json.loads(data)
+        return ApiError(status, str(said.get("reason", "")), str(said.get("message", "")))
+    except (ValueError, AttributeError):
+        return ApiError(status, "Unknown", data[:200].decode(errors="replace"))

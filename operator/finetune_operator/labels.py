@@ -1,0 +1,18 @@
+"""The labels and annotations by which the operator finds its own objects again."""
+
+from finetune_api import GROUP
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR = "finetune-operator"
+JOB = f"{GROUP}/job"
+STAGE = f"{GROUP}/stage"
+GENERATION = f"{GROUP}/generation"
+# Which work an attempt belongs to: equal for all attempts of one stage with one key, template and runId.
+IDENTITY = f"{GROUP}/identity"
+# The how-manieth pod-making try, and the how-manieth that counts against maxAttempts.
+TRY = f"{GROUP}/try"
+ATTEMPT = f"{GROUP}/attempt"
+KEY = f"{GROUP}/key"
+QUEUE = "kueue.x-k8s.io/queue-name"
+JOB_NAME = "batch.kubernetes.io/job-name"
+SELECTOR = f"{MANAGED_BY}={OPERATOR}"

@@ -1,0 +1,188 @@
+"""Spec and pins → the frozen plan: every default written out, every key known.
+
+A plan is made once per generation and kept in an immutable ConfigMap, so that an upgraded operator or a changed
+default never re-plans what runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from finetune_api import keys
+from finetune_api.base import Digest, Model
+from finetune_api.job import JobSpec
+from finetune_api.outline import StageOutline, outline
+from finetune_api.stage import Pins, Prepared
+from finetune_api.system import Resources, Toleration
+from finetune_operator.settings import Settings
+
+PLAN_KEY = "plan.json"
+GPU = "nvidia.com/gpu"
+# Fields that say how a run is conducted, not what it computes: editing them needs no new prepare.
+OPERATIONAL = frozenset({"suspend", "maxAttempts", "queueName", "managedBy"})
+
+
+class PodSettings(Model):
+    """What of a pod's template a spec or the operator's settings decide."""
+
+    image: str
+    resources: Resources = Field(default_factory=Resources)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+    priority_class_name: str | None = None
+    service_account_name: str | None = None
+    runtime_class_name: str | None = None
+
+
+class PlannedStage(Model):
+    """One stage of a plan."""
+
+    name: str
+    type: str
+    key: Digest
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    base: bool
+    data: list[str]
+    output: str | None
+    pod: PodSettings
+
+
+class Plan(Model):
+    """What a generation of a job does, decided for good."""
+
+    version: int = 1
+    generation: int
+    source: Digest = Field(description="source_of() the spec as the user wrote it.")
+    run_id: str
+    spec: dict[str, Any]
+    pins: Pins
+    reused: dict[str, Digest]
+    stages: list[PlannedStage]
+    light_pod: PodSettings
+
+    def job_spec(self) -> JobSpec:
+        """The spec that the plan was made from."""
+        return JobSpec.model_validate(self.spec)
+
+    def text(self) -> str:
+        """The plan as its ConfigMap holds it."""
+        return keys.canonical(self.wire()).decode()
+
+
+def source_of(raw_spec: Mapping[str, Any]) -> str:
+    """A digest of what the user asked for, without operational fields and without anybody's defaults.
+
+    A plan holds while this is equal, whatever an upgraded operator would now plan for the same words.
+    """
+    return keys.digest({name: value for name, value in raw_spec.items() if name not in OPERATIONAL})
+
+
+def make_plan(
+    namespace: str,
+    generation: int,
+    source: str,
+    spec: JobSpec,
+    prepared: Prepared,
+    settings: Settings,
+) -> Plan:
+    """The plan of a spec, with what prepare pinned and what it found in the store already."""
+    pins = prepared.pins
+    stage_keys = keys.stage_keys(namespace, spec, pins)
+    # Prepare speaks of other keys than ours only where an upgrade came between; then nothing is taken as done.
+    reused = dict(prepared.done) if prepared.keys == keys.combined(stage_keys) else {}
+    return Plan(
+        generation=generation,
+        source=source,
+        run_id=spec.run_id,
+        spec=planned_spec(spec),
+        pins=pins,
+        reused=reused,
+        stages=[_planned(spec, stage, stage_keys[stage.name], settings) for stage in outline(spec)],
+        light_pod=light_pod(spec, settings),
+    )
+
+
+def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -> PlannedStage:
+    return PlannedStage(
+        name=stage.name,
+        type=stage.type,
+        key=key,
+        config=stage.config.wire(),
+        inputs={str(role): name for role, name in stage.inputs.items()},
+        base=stage.base,
+        data=list(stage.data),
+        output=stage.output,
+        pod=stage_pod(spec, stage, settings),
+    )
+
+
+def planned_spec(spec: JobSpec) -> dict[str, Any]:
+    """The spec as a plan keeps it: without what may change while it runs."""
+    return {name: value for name, value in spec.wire().items() if name not in OPERATIONAL}
+
+
+def read_plan(text: str) -> Plan | None:
+    """The plan that a ConfigMap holds; None where it is none that this operator understands."""
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSettings:
+    """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
+    system = next((system for system in spec.systems if system.name == stage.system), None)
+    if system is None:
+        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings))
+    resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
+    return PodSettings(
+        image=system.image or settings.trainer_image,
+        resources=resources if resources.requests or resources.limits else _default_resources(settings),
+        node_selector=system.node_selector,
+        tolerations=system.tolerations,
+        priority_class_name=system.priority_class_name,
+        service_account_name=system.service_account_name,
+        runtime_class_name=system.runtime_class_name,
+    )
+
+
+def light_pod(spec: JobSpec, settings: Settings) -> PodSettings:
+    """The pod settings of prepare, publish and probe: small, on any node, with engine.host's service account."""
+    host = next((system for system in spec.systems if system.name == spec.engine.host), None)
+    amounts = {"cpu": settings.light_cpu, "memory": settings.light_memory}
+    return PodSettings(
+        image=settings.image_for_light_stages,
+        resources=Resources(requests=amounts, limits={"memory": settings.light_memory}),
+        service_account_name=host.service_account_name if host else None,
+    )
+
+
+def _default_resources(settings: Settings) -> Resources:
+    return Resources(requests={"cpu": settings.default_cpu, "memory": settings.default_memory})
+
+
+def without_gpu(resources: Resources) -> Resources:
+    """`resources` without GPUs, so that merging or building keeps no GPU waiting."""
+    return Resources(
+        requests={name: value for name, value in resources.requests.items() if name != GPU},
+        limits={name: value for name, value in resources.limits.items() if name != GPU},
+    )
+
+
+def kept_pins(spec: JobSpec, previous: Plan | None) -> Pins | None:
+    """The pins of the previous generation's plan, where nothing that they hold fast was edited."""
+    if previous is None:
+        return None
+    before, now = previous.spec, planned_spec(spec)
+    same = all(before.get(name) == now.get(name) for name in ("inputModel", "dataConfigs", "runId"))
+    return previous.pins if same else None
+
+
+def plan_name(job: str, plan: Plan) -> str:
+    """The name of the plan's ConfigMap, from its content."""
+    return f"{job[:40].rstrip('-.')}-plan-{keys.digest(json.loads(plan.text()))[:12]}"

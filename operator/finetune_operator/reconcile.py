@@ -1,0 +1,424 @@
+"""Job, plan and what is observed → what to do, and what to say. Pure; asked again after every event.
+
+`reconcile` reads as the list of its steps. Nothing is remembered between calls: the job's status, its plan and its
+Jobs are all there is, so the operator may die at any instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from finetune_api import layout
+from finetune_api.job import JobSpec
+from finetune_api.keys import stage_keys
+from finetune_api.outline import PREPARE, PUBLISH, outline
+from finetune_api.problems import Problem
+from finetune_api.stage import Pins, StageDocument, StageResult
+from finetune_api.status import (
+    ArtifactStatus,
+    Phase,
+    PlanRef,
+    StageProgress,
+    StageState,
+    StageStatus,
+    Status,
+)
+from finetune_operator.attempts import DONE, Advance, Ticket, advance, again
+from finetune_operator.conditions import RunState, summarise
+from finetune_operator.documents import (
+    artifacts_of,
+    prepare_document,
+    prepare_work,
+    probe_document,
+    probe_work,
+    publish_document,
+    publish_work,
+    stage_document,
+)
+from finetune_operator.manifests import Manifest, Work, plan_config_map, stage_job
+from finetune_operator.observe import Attempt
+from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, plan_name, source_of
+from finetune_operator.settings import Settings
+from finetune_operator.view import JobView, admissible
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create this object; that it is there already is as good."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Delete the Job of this attempt, its pods first."""
+
+    attempt: Attempt
+
+
+Action = Create | Stop
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is observed beside the job itself."""
+
+    attempts: Sequence[Attempt] = ()
+    progress: Mapping[str, StageProgress] = field(default_factory=dict)
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to do, in order; the status to write (None: leave it); when to ask again."""
+
+    actions: list[Action] = field(default_factory=list)
+    status: Status | None = None
+    requeue: float | None = None
+
+
+def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> Outcome:
+    """Decide for one job, as it is now."""
+    if view.deleting or view.managed_elsewhere:
+        return Outcome()
+    spec, problems = admissible(view, settings)
+    if spec is None or problems:
+        return _refused(view, seen, problems, now)
+    if spec.suspend:
+        return _suspended(view, seen, now)
+    run = _Run(view, spec, seen, settings, now)
+    state = run.go_on()
+    actions: list[Action] = [Create(manifest) for manifest in run.create]
+    # What runs with a key that is no longer wanted is stopped before anything new takes its place.
+    stops: list[Action] = [Stop(item) for item in _running(seen) if item.name not in run.wanted]
+    return Outcome([*stops, *actions], summarise(state, view.owner.generation, view.status, now), run.requeue)
+
+
+def _running(seen: Seen) -> list[Attempt]:
+    return [attempt for attempt in seen.attempts if not attempt.finished and not attempt.deleting]
+
+
+def _refused(view: JobView, seen: Seen, problems: Sequence[Problem], now: datetime) -> Outcome:
+    message = "; ".join(str(found) for found in problems)
+    # What is recorded as done stays recorded: a corrected spec goes on from it.
+    done = [stage for stage in view.status.stages if stage.state in DONE]
+    state = RunState(
+        Phase.FAILED,
+        "SpecInvalid",
+        message,
+        spec_valid=False,
+        stages=done,
+        pins=view.status.pins,
+        plan=view.status.plan,
+    )
+    status = summarise(state, view.owner.generation, view.status, now)
+    return Outcome([Stop(attempt) for attempt in _running(seen)], status)
+
+
+def _suspended(view: JobView, seen: Seen, now: datetime) -> Outcome:
+    before = view.status
+    stages = [
+        stage
+        if stage.state in (*DONE, StageState.FAILED)
+        else stage.model_copy(update={"state": StageState.SUSPENDED, "reason": "Suspended", "progress": None})
+        for stage in before.stages
+    ]
+    finished = before.phase == Phase.SUCCEEDED and before.observed_generation == view.owner.generation
+    state = RunState(
+        phase=before.phase if finished else Phase.SUSPENDED,
+        reason="Suspended",
+        message="Nothing runs until spec.suspend is false.",
+        stages=stages,
+        artifacts=before.artifacts,
+        pins=before.pins,
+        plan=before.plan,
+    )
+    status = summarise(state, view.owner.generation, before, now)
+    return Outcome([Stop(attempt) for attempt in _running(seen)], status)
+
+
+class _Run:
+    """One pass over the stages in order. Collects what to create and which Jobs are still wanted."""
+
+    def __init__(self, view: JobView, spec: JobSpec, seen: Seen, settings: Settings, now: datetime) -> None:
+        self.view, self.spec, self.seen, self.settings, self.now = view, spec, seen, settings, now
+        self.owner = view.owner
+        self.source = source_of(view.raw_spec)
+        self.before = {stage.name: stage for stage in view.status.stages}
+        self.create: list[Manifest] = []
+        self.wanted: set[str] = set()
+        self.requeue: float | None = None
+        self.stages: list[StageStatus] = []
+        self.plan: Plan | None = None
+
+    def go_on(self) -> RunState:
+        """Prepare, then every planned stage, then publish: as far as it goes today."""
+        plan = self._planned()
+        if plan is None:
+            return self._state(self.stages[-1])
+        self.plan = plan
+        for stage in plan.stages:
+            status = self._stage(plan, stage)
+            self.stages.append(status)
+            if status.state not in DONE:
+                return self._state(status)
+        return self._publish(plan)
+
+    # --- prepare and plan
+
+    def _planned(self) -> Plan | None:
+        """The plan that holds for this spec, made now if prepare has just ended."""
+        plan = self.seen.plan
+        if plan is not None and plan.source == self.source:
+            self.stages.append(self._prepared_before(plan))
+            return plan
+        pins = kept_pins(self.spec, plan)
+        work = prepare_work(self.owner, self.spec, self.source, pins, light_pod(self.spec, self.settings))
+
+        def document(attempt: str) -> StageDocument:
+            return prepare_document(self.owner, self.spec, work, pins, attempt)
+
+        step = self._advance(work, document, accepts=lambda result: result.prepared is not None)
+        self.stages.append(step.status)
+        if step.result is None or step.result.prepared is None:
+            self._keep_running(pins)
+            return None
+        generation, prepared = self.owner.generation, step.result.prepared
+        plan = make_plan(self.owner.namespace, generation, self.source, self.spec, prepared, self.settings)
+        self.create.append(plan_config_map(self.owner, plan))
+        return plan
+
+    def _keep_running(self, pins: Pins | None) -> None:
+        """While an edited spec is prepared, what runs goes on if the new plan will want it."""
+        if pins is not None:
+            wanted = set(stage_keys(self.owner.namespace, self.spec, pins).values())
+            self.wanted |= {attempt.name for attempt in self.seen.attempts if attempt.key in wanted}
+
+    def _prepared_before(self, plan: Plan) -> StageStatus:
+        known = self.before.get(PREPARE)
+        if known and known.state == StageState.SUCCEEDED:
+            return known
+        return StageStatus(name=PREPARE, type="Prepare", state=StageState.SUCCEEDED, message="The plan is there.")
+
+    # --- planned stages
+
+    def _stage(self, plan: Plan, stage: PlannedStage) -> StageStatus:
+        """A stage's status: recorded, found in the store, or as its attempts have it."""
+        recorded = self.before.get(stage.name)
+        if recorded and recorded.state in DONE and recorded.key == stage.key and recorded.digest:
+            return self._kept(plan, recorded)
+        if stage.name in plan.reused:
+            return self._reused(plan, stage)
+        done = {status.name: status for status in self.stages}
+        work = Work(stage.name, stage.type, stage.key, stage.pod, plan.run_id)
+
+        def document(attempt: str) -> StageDocument:
+            return stage_document(self.owner, plan, stage, done, attempt)
+
+        step = self._advance(work, document, accepts=lambda result: result.digest is not None)
+        return self._asked_store(plan, stage, work, document, step) if step.lost else step.status
+
+    def _kept(self, plan: Plan, recorded: StageStatus) -> StageStatus:
+        """A recorded stage; in a later plan than the one it ran for, it is shown as reused."""
+        earlier = self.view.status.plan
+        if recorded.state == StageState.SUCCEEDED and earlier and earlier.generation < plan.generation:
+            return recorded.model_copy(update={"state": StageState.REUSED, "reason": "Reused", "progress": None})
+        return recorded
+
+    def _reused(self, plan: Plan, stage: PlannedStage) -> StageStatus:
+        status = StageStatus(
+            name=stage.name,
+            type=stage.type,
+            state=StageState.REUSED,
+            key=stage.key,
+            digest=plan.reused[stage.name],
+            reason="Reused",
+            message="The store has this result already.",
+        )
+        if stage.type != "Evaluate":
+            return status
+        # An evaluation is its figures, and those are in the store alone.
+        step = self._probe(plan, stage)
+        if step.result and step.result.digest == status.digest:
+            return status.model_copy(update={"metrics": step.result.metrics, "attempt": step.result.attempt})
+        return step.status.model_copy(update={"name": stage.name, "type": stage.type, "key": stage.key})
+
+    def _asked_store(
+        self,
+        plan: Plan,
+        stage: PlannedStage,
+        work: Work,
+        document: Callable[[str], StageDocument],
+        step: Advance,
+    ) -> StageStatus:
+        """A stage that ended well and whose result is lost: a CPU probe asks the store, never a GPU Job."""
+        probe = self._probe(plan, stage)
+        if probe.result and probe.result.digest:
+            result = probe.result
+            return step.status.model_copy(
+                update={
+                    "state": StageState.SUCCEEDED,
+                    "reason": None,
+                    "message": None,
+                    "finished_at": probe.status.finished_at,
+                    "digest": result.digest,
+                    "attempt": result.attempt,
+                    "bytes": result.bytes or None,
+                    "metrics": result.metrics or None,
+                }
+            )
+        if probe.status.state == StageState.FAILED:
+            return self._collect(again(self._ticket(work, document, _has_digest), step, self.now)).status
+        return step.status
+
+    def _probe(self, plan: Plan, stage: PlannedStage) -> Advance:
+        work = probe_work(stage, plan)
+        return self._advance(work, lambda attempt: probe_document(self.owner, plan, stage, attempt), _has_digest)
+
+    # --- publish
+
+    def _publish(self, plan: Plan) -> RunState:
+        done = {status.name: status for status in self.stages}
+        wanted = artifacts_of(plan, done)
+        work = publish_work(plan, wanted)
+        recorded = self.before.get(PUBLISH)
+        if recorded and recorded.state in DONE and recorded.key == work.key:
+            self.stages.append(recorded)
+            return self._succeeded(plan, list(self.view.status.artifacts))
+
+        def document(attempt: str) -> StageDocument:
+            return publish_document(self.owner, plan, work, wanted, attempt)
+
+        def complete(result: StageResult) -> bool:
+            names = {(item.name, item.key, item.digest) for item in result.published if item.attempt}
+            return names == {(item.name, item.key, item.digest) for item in wanted}
+
+        step = self._advance(work, document, complete)
+        if step.lost:
+            step = self._collect(again(self._ticket(work, document, complete), step, self.now))
+        self.stages.append(step.status)
+        if step.result is None:
+            return self._state(step.status)
+        return self._succeeded(plan, [self._artifact(plan, step.result, item.name) for item in wanted])
+
+    def _artifact(self, plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
+        """The artifact as status names it; its URI is computed here, never taken from a pod."""
+        item = next(item for item in result.published if item.name == name)
+        root = plan.job_spec().storage.uri
+        return ArtifactStatus(
+            name=item.name,
+            stage=item.stage,
+            uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
+            manifest=layout.join(root, layout.manifest_path(item.key)),
+            digest=item.digest,
+            bytes=item.bytes or None,
+        )
+
+    # --- what they share
+
+    def _ticket(
+        self, work: Work, document: Callable[[str], StageDocument], accepts: Callable[[StageResult], bool]
+    ) -> Ticket:
+        def make_job(number: int, attempt: int) -> Manifest:
+            return stage_job(
+                self.owner,
+                work,
+                document(work.job_name(self.owner, number)),
+                number=number,
+                attempt=attempt,
+                spec=self.spec,
+                grace=self.settings.termination_grace,
+                scratch_size=self.settings.scratch_size,
+            )
+
+        return Ticket(
+            stage=work.stage,
+            type=work.type,
+            key=work.key,
+            identity=work.identity(self.owner),
+            max_attempts=self.spec.max_attempts,
+            job_name=lambda number: work.job_name(self.owner, number),
+            make_job=make_job,
+            accepts=accepts,
+        )
+
+    def _advance(
+        self, work: Work, document: Callable[[str], StageDocument], accepts: Callable[[StageResult], bool]
+    ) -> Advance:
+        ticket = self._ticket(work, document, accepts)
+        previous = self.before.get(work.stage)
+        progress = self.seen.progress.get(previous.job) if previous and previous.job else None
+        step = advance(ticket, self.seen.attempts, previous, progress, self.settings, self.now)
+        if step.lost and work.type == "Prepare":
+            step = again(ticket, step, self.now)
+        return self._collect(step)
+
+    def _collect(self, step: Advance) -> Advance:
+        self.create.extend(step.create)
+        self.wanted |= step.wanted
+        if step.requeue is not None:
+            self.requeue = min(step.requeue, self.requeue or step.requeue)
+        return step
+
+    # --- what it amounts to
+
+    def _state(self, current: StageStatus) -> RunState:
+        """The run's state while `current` is not done, and the stages that are still to come."""
+        shown = replace(self._base_state(), stages=[*self.stages, *self._to_come()], stage=current)
+        place = f"{current.name}: {current.message or current.reason or current.state}"
+        match current.state:
+            case StageState.FAILED:
+                retry = "Correct what it names and edit the spec, or change spec.runId, to try again."
+                message = f"{place} {retry}"
+                return replace(shown, phase=Phase.FAILED, reason=current.reason or "Failed", message=message)
+            case StageState.QUEUED:
+                return replace(shown, phase=Phase.QUEUED, reason="Queued", message=place)
+            case StageState.RUNNING:
+                return replace(shown, phase=Phase.RUNNING, reason="Running", message=f"{current.name} is running.")
+        started = any(stage.state in DONE for stage in self.stages)
+        return replace(
+            shown,
+            phase=Phase.RUNNING if started else Phase.PENDING,
+            reason=current.reason or "Pending",
+            message=place,
+        )
+
+    def _succeeded(self, plan: Plan, artifacts: list[ArtifactStatus]) -> RunState:
+        names = ", ".join(artifact.name for artifact in artifacts) or "no model"
+        return replace(
+            self._base_state(),
+            phase=Phase.SUCCEEDED,
+            reason="Succeeded",
+            message=f"All stages are done; published: {names}.",
+            artifacts=artifacts,
+            stages=self.stages,
+        )
+
+    def _base_state(self) -> RunState:
+        plan = self.plan
+        return RunState(
+            phase=Phase.PENDING,
+            reason="Pending",
+            message="",
+            pins=plan.pins if plan else self.view.status.pins,
+            plan=PlanRef(name=plan_name(self.owner.name, plan), generation=plan.generation) if plan else None,
+        )
+
+    def _to_come(self) -> list[StageStatus]:
+        there = {stage.name for stage in self.stages}
+        keys = {stage.name: stage.key for stage in self.plan.stages} if self.plan else {}
+        names = [(stage.name, stage.type) for stage in outline(self.spec)] + [(PUBLISH, "Publish")]
+        return [self._pending(name, kind, keys.get(name)) for name, kind in names if name not in there]
+
+    def _pending(self, name: str, kind: str, key: str | None) -> StageStatus:
+        """A stage still to come; what is recorded of an equal key stays."""
+        known = self.before.get(name)
+        if known and known.key is not None and (known.key == key or key is None) and known.state in DONE:
+            return known
+        return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
+
+
+def _has_digest(result: StageResult) -> bool:
+    return result.digest is not None

@@ -1,0 +1,108 @@
+"""A keyed work queue: one worker at a time for a key, the latest state wins, errors back off.
+
+The counterpart of client-go's workqueue on asyncio. A key that is added while it is worked on is worked on once
+more afterwards; adding it ten times meanwhile makes no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+logger = logging.getLogger(__name__)
+
+
+class WorkQueue(Generic[Key]):
+    """Calls `work(key)` for each added key. `work` returns seconds until it wants the key again, or None."""
+
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        *,
+        workers: int = 8,
+        backoff: float = 0.5,
+        backoff_limit: float = 60.0,
+    ) -> None:
+        self._work = work
+        self._workers = workers
+        self._backoff, self._backoff_limit = backoff, backoff_limit
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()
+        self._busy: dict[Key, float] = {}
+        self._dirty: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, key: Key) -> None:
+        """Ask for `key` to be worked on, now or once its present work ends."""
+        self._cancel_timer(key)
+        if key in self._busy:
+            self._dirty.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, delay: float) -> None:
+        """Ask for `key` in `delay` seconds; an earlier timer of the key stays."""
+        loop = asyncio.get_running_loop()
+        current = self._timers.get(key)
+        if current is None or current.when() > loop.time() + delay:
+            self._cancel_timer(key)
+            self._timers[key] = loop.call_later(delay, self.add, key)
+
+    def start(self) -> None:
+        """Start the workers on the running loop."""
+        self._tasks = [asyncio.create_task(self._run(), name=f"worker-{index}") for index in range(self._workers)]
+
+    async def stop(self) -> None:
+        """Stop the workers where they are; what they were doing is decided anew after the next start."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a worker."""
+        return len(self._waiting)
+
+    def longest(self) -> float:
+        """Seconds that the longest present piece of work has taken so far."""
+        return time.monotonic() - min(self._busy.values()) if self._busy else 0.0
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._busy[key] = time.monotonic()
+            delay: float | None = None
+            try:
+                delay = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception:
+                # A key that fails must neither stop the others nor be forgotten.
+                failures = self._failures[key] = self._failures.get(key, 0) + 1
+                delay = min(self._backoff * 2 ** min(failures - 1, 20), self._backoff_limit)
+                logger.exception("Work on %s failed; again in %.1f s.", key, delay)
+            finally:
+                self._busy.pop(key, None)
+            if key in self._dirty:
+                self._dirty.discard(key)
+                if delay is None or key not in self._failures:
+                    self.add(key)
+                    continue
+            if delay is not None:
+                with contextlib.suppress(RuntimeError):
+                    self.add_after(key, delay)

@@ -1,0 +1,1 @@
+"""The trainer: one stage per process, from its inputs to its published output."""
