@@ -1,4 +1,4 @@
-"""Write the CustomResourceDefinitions beside this file, from the types in `finetune_api`."""
+"""Write the CustomResourceDefinitions beside this file and into the chart, from the types in `finetune_api`."""
 
 from pathlib import Path
 
@@ -18,5 +18,7 @@ def render() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, content in render().items():
-        (Path(__file__).parent / name).write_text(content)
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "helm" / "finetune-operator" / "files" / "crds"):
+        for name, content in render().items():
+            (folder / name).write_text(content)

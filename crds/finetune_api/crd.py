@@ -35,15 +35,21 @@ COLUMNS = [
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 
+# Together these say what `rules.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
+# With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
-    "!self.passes.exists(i, b, b.type == 'ModelBuilder' && self.passes.exists(j, q, j < i && "
-    "q.type in ['LoRA', 'QLoRA'] && !self.passes.exists(k, m, k > j && k < i && m.type == 'MergeAdapterWeights')))"
+    "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
+    "self.passes.exists(m, m.type == 'MergeAdapterWeights')"
 )
 ADAPTER_BEFORE_MERGE = (
-    "!self.passes.exists(i, m, m.type == 'MergeAdapterWeights' && "
-    "!self.passes.exists(j, q, j < i && q.type in ['LoRA', 'QLoRA']))"
+    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA']"
 )
-BUILDER_LAST = "!self.passes.exists(i, b, b.type == 'ModelBuilder' && i < size(self.passes) - 1)"
+ONE_MERGE = "self.passes.filter(p, p.type == 'MergeAdapterWeights').size() <= 1"
+BUILDER_LAST = (
+    "self.passes.filter(p, p.type == 'ModelBuilder').size() == 0 || "
+    "(self.passes.filter(p, p.type == 'ModelBuilder').size() == 1 && "
+    "self.passes[size(self.passes) - 1].type == 'ModelBuilder')"
+)
 ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA']).size() <= 1"
 
 
@@ -108,6 +114,7 @@ def _spec() -> Schema:
             ".passes",
         ),
         _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA or QLoRA before it", ".passes"),
+        _rule(ONE_MERGE, "at most one MergeAdapterWeights pass: there is one adapter to merge", ".passes"),
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
         _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
     ]

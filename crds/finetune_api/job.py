@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ListMap, Model, ObjectName
+from finetune_api.base import LabelName, ListMap, Model
 from finetune_api.data import DataConfig
 from finetune_api.engine import Engine, Evaluator
 from finetune_api.model import InputModel
@@ -33,8 +33,10 @@ class JobSpec(Model):
     )
     engine: Engine = Field(default_factory=Engine, description="What holds for the whole job. Olive: engine.")
     storage: Storage = Field(description="The object storage that outputs are written to.")
-    queue_name: ObjectName | None = Field(
-        None, description="The Kueue LocalQueue that stages wait in. Default: none, they start at once."
+    queue_name: LabelName | None = Field(
+        None,
+        description="The Kueue LocalQueue that stages wait in; its name is a label of theirs. Default: none, they "
+        "start at once.",
     )
     suspend: bool = Field(False, description="Stop what runs and start nothing, until it is false again.")
     run_id: Annotated[str, StringConstraints(max_length=63)] = Field(

@@ -72,6 +72,15 @@ def stage_keys(namespace: str, spec: JobSpec, pins: Pins) -> dict[str, str]:
     return keys
 
 
+def known_stage_keys(namespace: str, spec: JobSpec, pins: Pins) -> dict[str, str]:
+    """`stage_keys` of those stages alone that read nothing that `pins` lacks, directly or by what is before them."""
+    keys: dict[str, str] = {}
+    for stage in outline(spec):
+        if all(name in pins.data for name in stage.data) and all(name in keys for name in stage.inputs.values()):
+            keys[stage.name] = _stage_key(namespace, spec, pins, stage, keys)
+    return keys
+
+
 def _stage_key(namespace: str, spec: JobSpec, pins: Pins, stage: StageOutline, upstream: Mapping[str, str]) -> str:
     content: dict[str, Any] = {
         "namespace": namespace,

@@ -9,14 +9,16 @@ from pydantic import Field, StringConstraints
 from finetune_api.base import Model, Name, NoEffect
 from finetune_api.model import TorchDtype
 
+# What numpy takes as a seed.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 ModuleName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 class TrainingArgs(Model):
     """The training loop. Names and meanings are those of transformers' TrainingArguments."""
 
-    seed: Annotated[int, Field(ge=0)] = Field(42, description="Seed of adapter initialisation and dropout.")
-    data_seed: Annotated[int, Field(ge=0)] | None = Field(
+    seed: Seed = Field(42, description="Seed of adapter initialisation and dropout.")
+    data_seed: Seed | None = Field(
         None, description="Seed of the order of samples and of the evaluation split. Default: seed."
     )
     per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(

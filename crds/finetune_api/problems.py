@@ -26,4 +26,14 @@ class Problem(Model):
 def problem(path: str, value: Any, message: str, remedy: str = "") -> Problem:
     """A Problem with its parts cut to the lengths that fit a condition."""
     shown = "" if value is None else str(value)
-    return Problem(path=path[:256], value=shown[:256], message=message.rstrip(".")[:512], remedy=remedy[:512])
+    return Problem(
+        path=_cut(path, 256),
+        value=_cut(shown, 256),
+        message=_cut(message.rstrip("."), 512),
+        remedy=_cut(remedy, 512),
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    """`text` cut; half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark."""
+    return text[:limit].encode(errors="replace").decode()

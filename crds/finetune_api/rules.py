@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from finetune_api.data import DataConfig
 from finetune_api.job import JobSpec
+from finetune_api.outline import PREPARE, PUBLISH
 from finetune_api.passes import ADAPTER_PASSES, LoraConfig, LoraPass, ModelBuilderPass, QLoraPass
 from finetune_api.problems import Problem, problem
 from finetune_api.schema_problems import schema_problems
@@ -25,7 +26,10 @@ class _Named(Protocol):
     def name(self) -> str: ...
 
 
-RESERVED_NAMES = ("prepare", "publish")
+# A stage document holds the spec and once more its data configs, escaped as JSON within JSON at the worst.
+MAX_SPEC_BYTES = 32 * 1024
+RESERVED_NAMES = (PREPARE, PUBLISH)
+RESERVED_PREFIXES = ("evaluate-", "probe-")
 
 
 def check(spec: Mapping[str, Any]) -> tuple[JobSpec | None, list[Problem]]:
@@ -34,7 +38,9 @@ def check(spec: Mapping[str, Any]) -> tuple[JobSpec | None, list[Problem]]:
     The spec is None where its shape is wrong, since the rules between fields cannot be asked then.
     """
     try:
-        parsed = JobSpec.model_validate(spec)
+        # As the API server reads it: one spelling, since Python's, which is Olive's too, would be dropped there; and
+        # no conversion, since "64" is no integer there.
+        parsed = JobSpec.model_validate(spec, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         return None, schema_problems(error, JobSpec, spec, "spec")
     return parsed, [found for rule in RULES for found in rule(parsed)]
@@ -47,6 +53,7 @@ def unique_names(spec: JobSpec) -> Iterator[Problem]:
         "dataConfigs": spec.data_configs,
         "systems": spec.systems,
         "evaluators": spec.evaluators,
+        **{f"evaluators[{index}].metrics": item.metrics for index, item in enumerate(spec.evaluators)},
     }
     for field, items in lists.items():
         for name, count in Counter(item.name for item in items).items():
@@ -57,7 +64,7 @@ def unique_names(spec: JobSpec) -> Iterator[Problem]:
 def reserved_names(spec: JobSpec) -> Iterator[Problem]:
     """Passes do not take the names of the stages that the operator adds."""
     for index, item in enumerate(spec.passes):
-        if item.name in RESERVED_NAMES or item.name.startswith("evaluate-"):
+        if item.name in RESERVED_NAMES or item.name.startswith(RESERVED_PREFIXES):
             yield problem(
                 f"spec.passes[{index}].name",
                 item.name,
@@ -182,7 +189,7 @@ def template_columns(template: str) -> list[str]:
         if column is None:
             continue
         if form or conversion:
-            raise ValueError(f"formats such as {{{column}!r:>8}} are not for templates")
+            raise ValueError(f"{{{column}}} has a format or a conversion, which templates do not know")
         if not column:
             raise ValueError("a placeholder without a column")
         columns.append(column)
@@ -228,6 +235,18 @@ def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
             yield problem(f"{path}.evalDatasetSize", size, "neither a share below 1 nor a count", "Use a whole number.")
 
 
+def size(spec: JobSpec) -> Iterator[Problem]:
+    """A spec is small enough for a pod's environment, which Linux bounds at 128 KiB for each variable."""
+    length = len(spec.model_dump_json(by_alias=True, exclude_none=True).encode())
+    if length > MAX_SPEC_BYTES:
+        yield problem(
+            "spec",
+            f"{length} bytes",
+            f"larger than {MAX_SPEC_BYTES} bytes",
+            "Name fewer files, or shorten templates.",
+        )
+
+
 Rule = Callable[[JobSpec], Iterator[Problem]]
 RULES: tuple[Rule, ...] = (
     unique_names,
@@ -238,4 +257,5 @@ RULES: tuple[Rule, ...] = (
     templates,
     completions,
     evaluation_splits,
+    size,
 )

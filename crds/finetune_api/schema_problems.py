@@ -38,7 +38,7 @@ def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         name = str(loc[-1])
-        return problem(path, error["input"], "unknown field", _nearest(name, _fields_at(root, loc[:-1], data)))
+        return problem(path, _shown(error["input"]), "unknown field", _nearest(name, _fields_at(root, loc[:-1], data)))
     if kind == "missing":
         return problem(path, None, "required, but not there", "Give it a value.")
     if kind in ("literal_error", "union_tag_invalid"):
@@ -47,6 +47,8 @@ def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str)
         return problem(path + (".type" if "tag" in context else ""), value, "not a known value", f"Use {expected}.")
     if kind == "union_tag_not_found":
         return problem(f"{path}.type", None, "required, but not there", "Give the pass its type.")
+    if kind == "value_error":
+        return problem(path, _shown(error["input"]), str(context["error"]))
     return problem(path, _shown(error["input"]), error["msg"][0].lower() + error["msg"][1:])
 
 

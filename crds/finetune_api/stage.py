@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import Digest, Model
+from finetune_api.base import Digest, Model, Name
 from finetune_api.data import DataConfig
 from finetune_api.model import InputModel
 from finetune_api.problems import Problem
 from finetune_api.storage import Storage
 
-MAX_RESULT_BYTES = 3072
+# What the kubelet keeps of a termination message. The largest legal result, prepare's, is 4069 bytes.
+MAX_RESULT_BYTES = 4096
 STAGE_ENV = "FINETUNE_STAGE"
 RESULT_PATH_ENV = "FINETUNE_RESULT_PATH"
 SCRATCH_ENV = "FINETUNE_SCRATCH"
@@ -28,6 +29,10 @@ SOURCES_ENV = "FINETUNE_SOURCES"
 
 AttemptId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 StageName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-_A-Za-z0-9]*$")]
+# Larger integers are no longer exact in every reader of JSON.
+Size = Annotated[int, Field(ge=0, le=2**53)]
+# Words that a pod says and status shows: printable ASCII without markup.
+Plain = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -;=?-~]*$")]
 Short = Annotated[str, StringConstraints(max_length=512)]
 
 
@@ -61,6 +66,7 @@ class Reason(StrEnum):
     INPUT_CHANGED = "InputChanged"
     ARTIFACT_CORRUPT = "ArtifactCorrupt"
     UNSUPPORTED = "Unsupported"
+    LOSS_NOT_FINITE = "LossNotFinite"
     ONNX_DIVERGED = "OnnxDiverged"
     OUT_OF_MEMORY = "OutOfMemory"
     HARDWARE = "Hardware"
@@ -75,25 +81,27 @@ class Reason(StrEnum):
 class ModelPin(Model):
     """The input model as it was found: the same digest means the same weights, tokenizer and configuration."""
 
-    digest: Digest
-    revision: Annotated[str, StringConstraints(max_length=128)] | None = None
-    architecture: Annotated[str, StringConstraints(max_length=128)] = ""
-    size: Annotated[int, Field(ge=0)] = 0
+    digest: Digest = Field(description="sha256 over what was found.")
+    revision: Plain | None = Field(None, description="The hub's commit, where the model is a hub's.")
+    architecture: Plain = Field("", description="The model's architecture, as its config.json names it.")
+    size: Size = Field(0, description="Bytes of its files.")
 
 
 class DataPin(Model):
     """A data config's files as they were found."""
 
-    digest: Digest
-    size: Annotated[int, Field(ge=0)] = 0
-    rows: Annotated[int, Field(ge=0)] = 0
+    digest: Digest = Field(description="sha256 over what was found.")
+    size: Size = Field(0, description="Bytes of the files.")
+    rows: Size = Field(0, description="Rows in them.")
 
 
 class Pins(Model):
     """What floats in a spec, held fast: made by prepare, kept by the plan."""
 
-    model: ModelPin
-    data: Annotated[dict[str, DataPin], Field(max_length=16)] = Field(default_factory=dict)
+    model: ModelPin = Field(description="The input model.")
+    data: Annotated[dict[Name, DataPin], Field(max_length=16)] = Field(
+        default_factory=dict, description="The data sets that the job uses, by name."
+    )
 
 
 class JobRef(Model):
@@ -122,7 +130,7 @@ class Artifact(Model):
     key: Digest
     digest: Digest
     attempt: AttemptId | None = Field(None, description="Filled in by publish, from the stage's manifest.")
-    bytes: Annotated[int, Field(ge=0)] = 0
+    bytes: Size = 0
 
 
 class StageDocument(Model):
@@ -181,7 +189,7 @@ class StageResult(Model):
     ok: bool
     digest: Digest | None = Field(None, description="sha256 of the manifest that is the stage's output.")
     attempt: AttemptId | None = Field(None, description="The attempt whose files that manifest names.")
-    bytes: Annotated[int, Field(ge=0)] = 0
+    bytes: Size = 0
     metrics: Annotated[dict[MetricName, float], Field(max_length=24)] = Field(default_factory=dict)
     reason: Reason | None = None
     message: Short = ""
@@ -196,7 +204,7 @@ class ManifestFile(Model):
     """One file of a stage's output. `path` is relative to the attempt's folder."""
 
     path: Annotated[str, StringConstraints(min_length=1, max_length=512)]
-    size: Annotated[int, Field(ge=0)]
+    size: Size
     sha256: Digest
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from finetune_api import quantity
 from finetune_api.base import ListMap, Quantity
 
 Schema = dict[str, Any]
@@ -69,7 +70,7 @@ def _annotated(annotation: Any, marks: list[Any]) -> Schema:
     if any(isinstance(mark, Quantity) for mark in marks):
         return {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$",
+            "pattern": quantity.PATTERN,
             "x-kubernetes-int-or-string": True,
         }
     if origin in (Union, types.UnionType):

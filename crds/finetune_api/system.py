@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PlainValidator, StringConstraints
 
+from finetune_api import quantity
 from finetune_api.base import Model, Name, ObjectName, Quantity
 
-QuantityValue = Annotated[
-    str | int,
-    Quantity(),
-]
+GPU = "nvidia.com/gpu"
+QuantityValue = Annotated[str | int, Quantity(), PlainValidator(quantity.checked)]
 ResourceList = Annotated[dict[Annotated[str, StringConstraints(max_length=63)], QuantityValue], Field(max_length=16)]
 LabelMap = Annotated[
     dict[
@@ -68,7 +67,5 @@ class System(Model):
 
     def gpus(self) -> int:
         """How many NVIDIA GPUs a pod asks for."""
-        return int(self._limit("nvidia.com/gpu") or 0)
-
-    def _limit(self, resource: str) -> Any:
-        return self.resources.limits.get(resource, self.resources.requests.get(resource))
+        resources = self.resources
+        return int(quantity.amount(resources.limits.get(GPU, resources.requests.get(GPU, 0))))

@@ -1,0 +1,113 @@
+"""Whatever is sent as a spec, `rules.check` answers; and nothing unknown is ever accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune_api import keys, rules
+from finetune_api.base import Model
+from finetune_api.job import JobSpec
+
+from .specs import BUILDER, QLORA, Spec, job_spec, passes_only, pins
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["LoRA", "train", "s3://a", "{x", "{}", "{a!r}", "{a:{b}}", "\ud800", "", "$(HOME)"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+BOUNDED = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def full_spec() -> Spec:
+    """A spec with every kind of object in it."""
+    spec = job_spec(systems=[{"name": "gpu", "resources": {"limits": {"cpu": 2}}, "tolerations": [{"key": "a"}]}])
+    spec["passes"][0]["config"]["trainingArgs"] = {"seed": 1}
+    spec["inputModel"] |= {"loadKwargs": {"torchDtype": "float32"}, "tokenSecretRef": {"name": "hub", "key": "token"}}
+    return spec
+
+
+SPECS = (full_spec, lambda: passes_only(QLORA), lambda: passes_only(BUILDER))
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) in `value`."""
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(steps):
+        yield value, key
+        yield from places(inner)
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    return [value, *(here[key] for here, key in places(value) if isinstance(here[key], dict))]
+
+
+@given(st.sampled_from(SPECS), st.data())
+@BOUNDED
+def test_a_mutated_spec_is_answered_and_what_passes_can_be_run(make: Any, data: st.DataObject) -> None:
+    spec = make()
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(list(places(spec))))
+        if data.draw(st.booleans()):
+            container[key] = data.draw(JSON)
+        else:
+            del container[key]
+        if not list(places(spec)):
+            break
+    parsed, found = rules.check(spec)
+    assert parsed is not None or found
+    for item in found:
+        assert item.path.startswith("spec")
+        assert item.message
+    if parsed is not None and not found:
+        keys.stage_keys("team", parsed, pins(*(config.name for config in parsed.data_configs)))
+        assert JobSpec.model_validate(parsed.wire()) == parsed
+
+
+def subclasses(model: type[Model]) -> Iterator[type[Model]]:
+    for inner in model.__subclasses__():
+        yield inner
+        yield from subclasses(inner)
+
+
+# What some object of the API knows, whichever.
+KNOWN = {info.alias for model in subclasses(Model) for info in model.model_fields.values()}
+
+# Where any key is right: a map, not an object.
+MAPS = ("limits", "requests", "nodeSelector")
+
+
+@given(st.sampled_from(SPECS), st.text(min_size=1, max_size=12), JSON, st.data())
+@BOUNDED
+def test_an_unknown_key_is_never_accepted(make: Any, name: str, value: Any, data: st.DataObject) -> None:
+    spec = make()
+    maps = [here[key] for here, key in places(spec) if key in MAPS]
+    candidates = [item for item in objects(spec) if not any(item is each for each in maps)]
+    here = data.draw(st.sampled_from(candidates))
+    if name in KNOWN:
+        return
+    here[name] = value
+    parsed, found = rules.check(spec)
+    assert parsed is None
+    assert any(item.message == "unknown field" and item.path.endswith(f".{name}"[-200:]) for item in found)
+
+
+def test_a_name_in_python_spelling_is_no_name_on_the_wire() -> None:
+    spec = job_spec()
+    spec["input_model"] = spec.pop("inputModel")
+    parsed, found = rules.check(spec)
+    assert parsed is None
+    assert [(item.path, item.message, item.remedy) for item in found] == [
+        ("spec.inputModel", "required, but not there", "Give it a value."),
+        ("spec.input_model", "unknown field", "Write inputModel."),
+    ]
