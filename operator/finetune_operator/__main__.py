@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 
 import kopf
 
 from finetune_operator.controller import Controller
-from finetune_operator.settings import from_environment
+from finetune_operator.settings import Settings, from_environment
 
 
 def main() -> int:
@@ -20,19 +21,26 @@ def main() -> int:
         sys.stderr.write(f"finetune-operator: {error}\n")
         return 2
     kopf.configure(debug=False, verbose=False, quiet=False)
+    # One line for each event of each object says nothing; what changed is logged where it is written.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    """Run until a signal, or until another replica leads; that is exit code 1, so that the pod is started anew."""
     registry = kopf.OperatorRegistry()
-    Controller(settings).register(registry)
+    lost_leadership = asyncio.Event()
+    Controller(settings, lost_leadership).register(registry)
     port = settings.liveness_port
-    asyncio.run(
-        kopf.operator(
-            registry=registry,
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=list(settings.namespaces),
-            liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
-        )
+    await kopf.operator(
+        registry=registry,
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=list(settings.namespaces),
+        liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
+        stop_flag=lost_leadership,
     )
-    return 0
+    return 1 if lost_leadership.is_set() else 0
 
 
 if __name__ == "__main__":

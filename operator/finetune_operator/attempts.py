@@ -116,7 +116,7 @@ def again(ticket: Ticket, last: Advance, now: datetime) -> Advance:
     counted = last.status.attempts + 1
     if counted > ticket.max_attempts:
         update = {"state": StageState.FAILED, "reason": "ResultLost", "message": "It ended well and left no result."}
-        return Advance(last.status.model_copy(update={**update, "finished_at": rfc3339(now)}))
+        return Advance(last.status.model_copy(update=update))
     number = last.status.attempts + last.status.retries + 1
     return _start(ticket, number, counted, last.status, now)
 
@@ -167,7 +167,11 @@ def _completed(ticket: Ticket, latest: Attempt, base: StageStatus, now: datetime
     result = latest.result
     if result is None or not result.ok or result.key != ticket.key or not ticket.accepts(result):
         waiting = base.model_copy(
-            update={"reason": "ResultLost", "message": "It ended well, but its result is gone; the store is asked."}
+            update={
+                "reason": "ResultLost",
+                "message": "It ended well, but its result is gone.",
+                "finished_at": latest.finished_at,
+            }
         )
         return Advance(waiting, wanted=frozenset({latest.name}), lost=True)
     status = base.model_copy(
@@ -184,14 +188,16 @@ def _completed(ticket: Ticket, latest: Attempt, base: StageStatus, now: datetime
 
 
 def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, settings: Settings, now: datetime) -> Advance:
-    failure = judge(latest)
+    failure = judge(latest, ticket.type)
     counted = latest.counted + (1 if failure.verdict == Verdict.COUNTED else 0)
     if failure.verdict == Verdict.FINAL or counted > ticket.max_attempts:
         return Advance(_given_up(latest, base, failure, now))
     wait = _back_off(latest, failure, settings, now)
     if wait > 0:
+        # The moment, not the wait: a status whose words change by themselves would be written every second.
+        moment = rfc3339(now + timedelta(seconds=wait))
         status = base.model_copy(
-            update={"reason": failure.reason, "message": f"{failure.message[:900]}; tried again in {wait:.0f} s."}
+            update={"reason": failure.reason, "message": f"{failure.message[:900]}; tried again at {moment}."}
         )
         return Advance(status, requeue=wait)
     following = _start(ticket, latest.number + 1, counted, base, now)

@@ -16,6 +16,7 @@ from finetune_api.status import (
     StageStatus,
     Status,
 )
+from finetune_operator.observe import plain
 from finetune_operator.times import rfc3339
 
 FINAL = (Phase.SUCCEEDED, Phase.FAILED)
@@ -128,11 +129,18 @@ def _loss(state: RunState) -> str | None:
     return None
 
 
-def blocked(status: Status, stage: str, message: str) -> Status:
-    """`status` with the API server's words, where it refused what the stage needs (a quota, a policy)."""
-    said = f"{stage}: the API server refused it: {message}"
+def blocked(status: Status, previous: Status, undone: Sequence[str], message: str) -> Status:
+    """`status` with the API server's words, where it refused what a stage needs (a quota, a policy).
+
+    `undone` are the stages of what was not carried out, the refused one first; an empty name is the plan. Their
+    records are those of `previous`: a Job that was never made must not be missed as one that was taken away.
+    """
+    said = plain(f"{undone[0] or 'plan'}: the API server refused it: {message}", 1024)
+    before = {stage.name: stage for stage in previous.stages}
     stages = [
-        item.model_copy(update={"reason": "CreateRefused", "message": said[:1024]}) if item.name == stage else item
+        _not_made(item, before.get(item.name)).model_copy(update={"reason": "CreateRefused", "message": said})
+        if item.name in undone
+        else item
         for item in status.stages
     ]
     conditions = [
@@ -141,4 +149,12 @@ def blocked(status: Status, stage: str, message: str) -> Status:
         else item
         for item in status.conditions
     ]
-    return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said})
+    plan = previous.plan if "" in undone else status.plan
+    return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said, "plan": plan})
+
+
+def _not_made(stage: StageStatus, before: StageStatus | None) -> StageStatus:
+    """`stage` with the tries that it had before the last one was asked for in vain."""
+    if before is None or before.key != stage.key:
+        return stage.model_copy(update={"job": None, "attempts": 0, "retries": 0})
+    return stage.model_copy(update={"job": before.job, "attempts": before.attempts, "retries": before.retries})

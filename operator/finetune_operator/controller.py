@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import kopf
 
 from finetune_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, keys
-from finetune_api.status import StageProgress, Status
+from finetune_api.status import StageProgress, StageState, Status
 from finetune_operator import labels
 from finetune_operator.conditions import blocked
 from finetune_operator.events import Event, events
 from finetune_operator.kube import ApiError, Kube
+from finetune_operator.leadership import lead
 from finetune_operator.manifests import CONTAINER, Manifest, Owner
+from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
@@ -35,26 +39,32 @@ Body = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
+# How long a Job that was made here counts as there while the watch does not show it.
+WATCH_LAG = 15.0
+AT_WORK = (StageState.PENDING, StageState.QUEUED, StageState.RUNNING)
 
 
 class Controller:
-    """One operator process."""
+    """One operator process. It sets `lost_leadership` when it must act no more."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lost_leadership: asyncio.Event) -> None:
         self.settings = settings
+        self._lost_leadership = lost_leadership
         self.kube: Kube
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
+        self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self._finetune_jobs: Mapping[Key, Iterable[Body]] = {}
         self._stage_jobs: Mapping[Key, Iterable[Body]] = {}
         self._stage_pods: Mapping[Key, Iterable[Body]] = {}
         # Jobs made here that the watch has not shown yet: without them the next look would miss them.
-        self._created: dict[Key, dict[str, Body]] = {}
+        self._created: dict[Key, dict[str, tuple[float, Body]]] = {}
         self._plans: dict[Key, tuple[str, Plan]] = {}
         self._progress: dict[Key, dict[str, StageProgress]] = {}
-        self._poller: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Hang this controller into kopf. Indices and events only: kopf then writes nothing to any object."""
+        kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
         own: dict[str, Any] = {"labels": {labels.MANAGED_BY: labels.OPERATOR}, "registry": registry}
@@ -81,14 +91,28 @@ class Controller:
         settings.queueing.idle_timeout = 1.0
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
-        self.kube = await Kube.connect(self.settings.request_timeout)
+        self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        if self.settings.metrics_port:
+            self.metrics.watch_jobs(self._phases)
+            self.metrics.serve(self.settings.metrics_port)
+        if self.settings.lease:
+            election = lead(
+                self.kube.api, self.settings.lease, self.settings.namespace, self._begin, self._lost_leadership.set
+            )
+            self._tasks.append(asyncio.create_task(election, name="election"))
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
         self.queue.start()
-        self._poller = asyncio.create_task(self._poll_progress(), name="progress")
+        self._tasks.append(asyncio.create_task(self._poll_progress(), name="progress"))
 
     async def stop(self, **_: Any) -> None:
         """Stop where we are: the next start decides anew."""
-        if self._poller:
-            self._poller.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.queue.stop()
         await self.kube.close()
 
@@ -111,10 +135,19 @@ class Controller:
         if owner:
             self.queue.add((namespace or "", owner))
 
+    def _phases(self) -> list[tuple[str, str]]:
+        """Namespace and phase of every job."""
+        bodies = [(key, body) for key in list(self._finetune_jobs) for body in self._finetune_jobs.get(key, ())]
+        return [(key[0], str((body.get("status") or {}).get("phase", "Pending"))) for key, body in bodies]
+
     # --- one piece of work
 
     async def work(self, key: Key) -> float | None:
         """Bring one job forward; seconds until it should be looked at again, if it should."""
+        with self.metrics.reconcile_seconds.time():
+            return await self._work(key)
+
+    async def _work(self, key: Key) -> float | None:
         body = next(iter(self._finetune_jobs.get(key, ())), None)
         if body is None:
             self._forget(key)
@@ -122,16 +155,18 @@ class Controller:
         view = read_job(body)
         outcome = reconcile(view, await self._seen(key, view), self.settings, datetime.now(UTC))
         status, requeue = outcome.status, outcome.requeue
-        for action in outcome.actions:
+        for place, action in enumerate(outcome.actions):
             try:
                 await self._carry_out(key, action)
             except ApiError as error:
                 if error.status >= 500 or status is None:
                     raise
-                stage = _stage_of(action)
-                logger.warning("%s/%s: the API server refused %s: %s", *key, stage, error)
-                status = blocked(status, stage, error.message)
+                undone = [_stage_of(action) for action in outcome.actions[place:]]
+                logger.warning("%s/%s: the API server refused %s: %s", *key, undone[0] or "its plan", error)
+                status = blocked(status, view.status, undone, error.message)
                 requeue = CREATE_AGAIN_AFTER
+                # What follows may need what was refused: a stage its plan, a new Job the old one's end.
+                break
         if status is not None:
             await self._write_status(view, status)
         return requeue
@@ -141,16 +176,30 @@ class Controller:
             store.pop(key, None)
 
     async def _seen(self, key: Key, view: JobView) -> Seen:
-        jobs = {job["metadata"]["name"]: job for job in self._stage_jobs.get(key, ())}
-        created = self._created.get(key, {})
-        for name in [name for name in created if name in jobs]:
-            del created[name]
+        shown = {job["metadata"]["name"]: job for job in self._stage_jobs.get(key, ())}
+        unshown = await self._unshown(key, view, shown)
         pods = self._stage_pods.get(key, ())
         return Seen(
-            attempts=attempts([*jobs.values(), *created.values()], pods, view.owner.uid),
+            attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._progress.get(key, {}),
             plan=await self._plan(key, view),
         )
+
+    async def _unshown(self, key: Key, view: JobView, shown: Mapping[str, Body]) -> list[Body]:
+        """Jobs that there are and that the watch does not show, or not yet.
+
+        Those that were made here a moment ago count; those that status has at work are asked for, because a watch may
+        lag (another replica's, say), and a Job that was taken away must be known as gone.
+        """
+        fresh = {
+            name: (since, job)
+            for name, (since, job) in self._created.get(key, {}).items()
+            if name not in shown and time.monotonic() - since < WATCH_LAG
+        }
+        self._created[key] = fresh
+        recorded = {stage.job for stage in view.status.stages if stage.job and stage.state in AT_WORK}
+        asked = [await self.kube.get("Job", key[0], name) for name in sorted(recorded - shown.keys() - fresh.keys())]
+        return [job for _, job in fresh.values()] + [slim(job) for job in asked if job is not None]
 
     async def _plan(self, key: Key, view: JobView) -> Plan | None:
         """The plan that status names, from memory or from its ConfigMap."""
@@ -178,7 +227,7 @@ class Controller:
                 raise
             made = await self._existing(manifest)
         if manifest["kind"] == "Job":
-            self._created.setdefault(key, {})[made["metadata"]["name"]] = slim(made)
+            self._created.setdefault(key, {})[made["metadata"]["name"]] = (time.monotonic(), slim(made))
 
     async def _existing(self, manifest: Manifest) -> Body:
         """The object that has the name already; raises ApiError where it is not this job's."""
@@ -202,8 +251,12 @@ class Controller:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+            self.metrics.status_writes.labels("conflict").inc()
             return
+        self.metrics.status_writes.labels("written").inc()
+        self.metrics.status_changed(view.status, status)
         for event in events(view.status, status):
+            logger.info("%s/%s: %s: %s", owner.namespace, owner.name, event.reason, event.message)
             await self._post(owner, event)
 
     async def _post(self, owner: Owner, event: Event) -> None:
@@ -260,7 +313,7 @@ class Controller:
         try:
             async with budget:
                 tail = await self.kube.log_tail(key[0], meta["name"], CONTAINER, TAIL_LINES, LIMIT_BYTES)
-        except (ApiError, OSError, TimeoutError) as error:
+        except (ApiError, aiohttp.ClientError, OSError) as error:
             logger.debug("%s/%s: no progress from %s: %s", *key, meta["name"], error)
             return
         progress = last_progress(tail)

@@ -47,6 +47,11 @@ def prepare_document(owner: Owner, spec: JobSpec, work: Work, pins: Pins | None,
     )
 
 
+def stage_work(plan: Plan, stage: PlannedStage) -> Work:
+    """A planned stage's work."""
+    return Work(stage.name, stage.type, stage.key, stage.pod, plan.run_id)
+
+
 def stage_document(
     owner: Owner, plan: Plan, stage: PlannedStage, done: Mapping[str, StageStatus], attempt: str
 ) -> StageDocument:
@@ -72,9 +77,9 @@ def _input(name: str, done: Mapping[str, StageStatus]) -> StageInput:
     return StageInput(stage=name, key=upstream.key or "", digest=upstream.digest or "")
 
 
-def probe_work(stage: PlannedStage, plan: Plan) -> Work:
-    """The work of asking the store for a stage's manifest."""
-    return Work(f"probe-{stage.name}", "Probe", stage.key, plan.light_pod, plan.run_id)
+def probe_work(stage: PlannedStage, plan: Plan, about: str) -> Work:
+    """The work of asking the store for a stage's manifest, after the Job `about` if that one left it in doubt."""
+    return Work(f"probe-{stage.name}", "Probe", stage.key, plan.light_pod, plan.run_id, about)
 
 
 def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) -> StageDocument:

@@ -42,8 +42,14 @@ _BY_EXIT_CODE: dict[int, tuple[Verdict, Reason, str]] = {
 }
 
 
-def judge(attempt: Attempt) -> Failure:
+# A probe refuses nothing but to say that the store has what it was asked for.
+_NOT_PUBLISHED = (Verdict.FINAL, Reason.NOT_PUBLISHED, "the store has no manifest of this stage")
+
+
+def judge(attempt: Attempt, stage_type: str) -> Failure:
     """The failure of an attempt whose Job failed: the cause from its exit code, the words from its result."""
+    if attempt.failure.startswith("DeadlineExceeded"):
+        return Failure(Verdict.FINAL, "DeadlineExceeded", attempt.failure)
     if attempt.oom_killed:
         return Failure(Verdict.FINAL, Reason.OUT_OF_MEMORY, _MORE_MEMORY)
     if attempt.exit_code is None:
@@ -51,6 +57,8 @@ def judge(attempt: Attempt) -> Failure:
     if attempt.exit_code not in _BY_EXIT_CODE:
         return _foreign_exit_code(attempt.exit_code)
     verdict, reason, message = _BY_EXIT_CODE[attempt.exit_code]
+    if stage_type == "Probe" and attempt.exit_code == ExitCode.RESULT_REFUSED:
+        verdict, reason, message = _NOT_PUBLISHED
     result = attempt.result
     if result and not result.ok and result.reason:
         said = "; ".join(str(problem) for problem in result.problems) or result.message
@@ -59,9 +67,7 @@ def judge(attempt: Attempt) -> Failure:
 
 
 def _without_exit_code(attempt: Attempt) -> Failure:
-    """Without an exit code nothing of the trainer's doing ended it: a deadline did, or the pod was taken away."""
-    if attempt.failure.startswith("DeadlineExceeded"):
-        return Failure(Verdict.FINAL, "DeadlineExceeded", attempt.failure)
+    """Without an exit code nothing of the trainer's doing ended it: the pod was taken away."""
     return Failure(Verdict.FREE, Reason.TERMINATED, attempt.failure or "the pod is gone")
 
 

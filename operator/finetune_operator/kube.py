@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,15 @@ class ApiError(Exception):
 
 
 class Kube:
-    """An API server, as the operator uses it."""
+    """An API server, as the operator uses it. `count` is told the verb and the code of every answer."""
 
-    def __init__(self, api: client.ApiClient, timeout: float) -> None:
-        self._api = api
+    def __init__(self, api: client.ApiClient, timeout: float, count: Callable[[str, int], None]) -> None:
+        self.api = api
+        self._count = count
         self._timeout = timeout
 
     @classmethod
-    async def connect(cls, request_timeout: float) -> Kube:
+    async def connect(cls, request_timeout: float, count: Callable[[str, int], None]) -> Kube:
         """By KUBECONFIG or the default kubeconfig where there is one, else as a pod's service account."""
         configuration = client.Configuration()
         path = _kubeconfig()
@@ -53,11 +54,11 @@ class Kube:
             await config.load_kube_config(config_file=path, client_configuration=configuration)
         else:
             config.load_incluster_config(client_configuration=configuration)
-        return cls(client.ApiClient(configuration), request_timeout)
+        return cls(client.ApiClient(configuration), request_timeout, count)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self.api.close()
 
     async def create(self, manifest: Mapping[str, Any]) -> Body:
         """Create an object; raises ApiError."""
@@ -119,11 +120,12 @@ class Kube:
         headers = {"Accept": "*/*" if "/log?" in path else "application/json"}
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
-        method, url, headers, content, _ = await self._api.param_serialize(
+        method, url, headers, content, _ = await self.api.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        response = await self._api.call_api(method, url, headers, content, _request_timeout=self._timeout)
+        response = await self.api.call_api(method, url, headers, content, _request_timeout=self._timeout)
         data: bytes = await response.read()
+        self._count(method, response.status)
         if not 200 <= response.status < 300:
             raise _error(response.status, data)
         return data

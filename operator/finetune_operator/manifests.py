@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, keys, stage
 from finetune_api.job import JobSpec
+from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
 from finetune_operator import labels
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
@@ -56,6 +57,8 @@ class Work:
     key: str
     pod: PodSettings
     run_id: str
+    # The Job that a probe asks about: what one probe found out says nothing about a later Job.
+    about: str = ""
 
     def identity(self, owner: Owner) -> str:
         """Equal for all attempts of the same work of the same job, and for no others."""
@@ -66,6 +69,7 @@ class Work:
             "key": self.key,
             "pod": self.pod.wire(),
             "runId": self.run_id,
+            "about": self.about,
         }
         return keys.digest(content)[:16]
 
@@ -148,7 +152,8 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
-        "command": ["python", "-m", "finetune_trainer", "run"],
+        # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
+        "args": ["run"],
         "env": _environment(pod, document, spec),
         "resources": pod.resources.wire(),
         "terminationMessagePath": RESULT_FILE,
@@ -186,7 +191,8 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
 
 def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> list[Manifest]:
     values = {
-        stage.STAGE_ENV: document.model_dump_json(exclude_none=True),
+        # Kubernetes expands $(NAME) in values and makes $$ one $; a template may hold either.
+        stage.STAGE_ENV: document.model_dump_json(exclude_none=True).replace("$", "\\u0024"),
         stage.RESULT_PATH_ENV: RESULT_FILE,
         stage.SCRATCH_ENV: f"{SCRATCH}/work",
         stage.SOURCES_ENV: SOURCES,
@@ -259,10 +265,8 @@ def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, s
 
 def _threads(pod: PodSettings) -> int:
     """Threads for the pod's CPUs: its limit, else its request, at least one."""
-    amount = pod.resources.limits.get("cpu", pod.resources.requests.get("cpu", 1))
-    text = str(amount)
-    cpus = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
-    return max(1, int(cpus))
+    resources = pod.resources
+    return max(1, int(amount(resources.limits.get("cpu", resources.requests.get("cpu", 1)))))
 
 
 def plan_config_map(owner: Owner, plan: Plan) -> Manifest:

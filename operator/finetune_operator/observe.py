@@ -17,6 +17,8 @@ from finetune_operator.manifests import CONTAINER
 Body = Mapping[str, Any]
 
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
+# Angle brackets that no page takes for a tag, and half surrogate pairs that UTF-8 has no bytes for.
+_MARKUP = {ord("<"): "‹", ord(">"): "›", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -119,7 +121,7 @@ def _attempt(job: Body, pods: list[Body]) -> Attempt:
 
 
 def _number(text: Any) -> int:
-    return int(text) if isinstance(text, str) and text.isdigit() and len(text) < 6 else 1
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 6 else 1
 
 
 def _state(job: Body, conditions: Mapping[str, Body], pod: Body | None) -> AttemptState:
@@ -155,7 +157,7 @@ def _exit_code(failed: Body | None, terminated: Body) -> int | None:
 
 def read_result(message: Any) -> StageResult | None:
     """The result in a termination message; None where it is no result of ours, too long, or of the wrong shape."""
-    if not isinstance(message, str) or not 0 < len(message.encode()) <= MAX_RESULT_BYTES:
+    if not isinstance(message, str) or not 0 < len(message.encode(errors="replace")) <= MAX_RESULT_BYTES:
         return None
     try:
         return StageResult.model_validate_json(message)
@@ -177,10 +179,10 @@ def _waiting(pod: Body | None) -> Waiting | None:
 
 def _word(text: Any) -> str:
     """A condition's reason: letters and digits, a letter first."""
-    return re.sub(r"^[0-9]+|[^A-Za-z0-9]", "", str(text or ""))[:64] or "Waiting"
+    return re.sub(r"[^A-Za-z0-9]", "", str(text or "")).lstrip("0123456789")[:64] or "Waiting"
 
 
 def plain(text: Any, limit: int) -> str:
-    """`text` as one line without control characters, cut to `limit` characters."""
-    line = _CONTROL.sub(" ", str(text or "")).strip()
+    """`text` as one line without control characters and markup, cut to `limit` characters."""
+    line = _CONTROL.sub(" ", str(text or "")[: 8 * limit]).translate(_MARKUP).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -48,7 +48,7 @@ class PlannedStage(Model):
     inputs: dict[str, str]
     base: bool
     data: list[str]
-    output: str | None
+    output: str | None = None
     pod: PodSettings
 
 

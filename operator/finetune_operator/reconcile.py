@@ -7,19 +7,18 @@ Jobs are all there is, so the operator may die at any instant.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from finetune_api import layout
 from finetune_api.job import JobSpec
-from finetune_api.keys import stage_keys
+from finetune_api.keys import known_stage_keys
 from finetune_api.outline import PREPARE, PUBLISH, outline
 from finetune_api.problems import Problem
-from finetune_api.stage import Pins, StageDocument, StageResult
+from finetune_api.stage import Pins, Reason, StageDocument, StageResult
 from finetune_api.status import (
     ArtifactStatus,
     Phase,
-    PlanRef,
     StageProgress,
     StageState,
     StageStatus,
@@ -36,12 +35,17 @@ from finetune_operator.documents import (
     publish_document,
     publish_work,
     stage_document,
+    stage_work,
 )
 from finetune_operator.manifests import Manifest, Work, plan_config_map, stage_job
 from finetune_operator.observe import Attempt
-from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, plan_name, source_of
+from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, source_of
+from finetune_operator.reached import Reached
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, admissible
+
+# Work that is cheap and leaves nothing that another run of it would not: where its result is lost, it is done again.
+LIGHT = ("Prepare", "Probe", "Publish")
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,11 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
     spec, problems = admissible(view, settings)
     if spec is None or problems:
         return _refused(view, seen, problems, now)
-    if spec.suspend:
-        return _suspended(view, seen, now)
     run = _Run(view, spec, seen, settings, now)
     state = run.go_on()
+    # What is finished has nothing to suspend.
+    if spec.suspend and state.phase != Phase.SUCCEEDED:
+        return _suspended(view, seen, now)
     actions: list[Action] = [Create(manifest) for manifest in run.create]
     # What runs with a key that is no longer wanted is stopped before anything new takes its place.
     stops: list[Action] = [Stop(item) for item in _running(seen) if item.name not in run.wanted]
@@ -103,7 +108,7 @@ def _running(seen: Seen) -> list[Attempt]:
 def _refused(view: JobView, seen: Seen, problems: Sequence[Problem], now: datetime) -> Outcome:
     message = "; ".join(str(found) for found in problems)
     # What is recorded as done stays recorded: a corrected spec goes on from it.
-    done = [stage for stage in view.status.stages if stage.state in DONE]
+    done = [stage for stage in view.status.stages if stage.state in DONE and stage.name != PUBLISH]
     state = RunState(
         Phase.FAILED,
         "SpecInvalid",
@@ -124,14 +129,13 @@ def _suspended(view: JobView, seen: Seen, now: datetime) -> Outcome:
         if stage.state in (*DONE, StageState.FAILED)
         else stage.model_copy(update={"state": StageState.SUSPENDED, "reason": "Suspended", "progress": None})
         for stage in before.stages
+        if stage.name != PUBLISH or stage.state not in DONE
     ]
-    finished = before.phase == Phase.SUCCEEDED and before.observed_generation == view.owner.generation
     state = RunState(
-        phase=before.phase if finished else Phase.SUSPENDED,
+        phase=Phase.SUSPENDED,
         reason="Suspended",
         message="Nothing runs until spec.suspend is false.",
         stages=stages,
-        artifacts=before.artifacts,
         pins=before.pins,
         plan=before.plan,
     )
@@ -157,14 +161,19 @@ class _Run:
         """Prepare, then every planned stage, then publish: as far as it goes today."""
         plan = self._planned()
         if plan is None:
-            return self._state(self.stages[-1])
+            return self._reached().at(self.stages[-1])
         self.plan = plan
-        for stage in plan.stages:
+        for place, stage in enumerate(plan.stages, start=1):
             status = self._stage(plan, stage)
             self.stages.append(status)
             if status.state not in DONE:
-                return self._state(status)
+                if status.state != StageState.FAILED:
+                    self._keep_later(plan, plan.stages[place:])
+                return self._reached().at(status)
         return self._publish(plan)
+
+    def _reached(self) -> Reached:
+        return Reached(self.view, self.spec, self.plan, self.stages)
 
     # --- prepare and plan
 
@@ -180,7 +189,7 @@ class _Run:
         def document(attempt: str) -> StageDocument:
             return prepare_document(self.owner, self.spec, work, pins, attempt)
 
-        step = self._advance(work, document, accepts=lambda result: result.prepared is not None)
+        step = self._advance(work, document, accepts=lambda result: self._pins_all(result, pins))
         self.stages.append(step.status)
         if step.result is None or step.result.prepared is None:
             self._keep_running(pins)
@@ -190,10 +199,19 @@ class _Run:
         self.create.append(plan_config_map(self.owner, plan))
         return plan
 
+    def _pins_all(self, result: StageResult, kept: Pins | None) -> bool:
+        """Whether prepare pinned all that the job's stages read, and left alone what was pinned before."""
+        if result.prepared is None:
+            return False
+        pins = result.prepared.pins
+        if not {name for stage in outline(self.spec) for name in stage.data} <= set(pins.data):
+            return False
+        return kept is None or (kept.model == pins.model and kept.data.items() <= pins.data.items())
+
     def _keep_running(self, pins: Pins | None) -> None:
         """While an edited spec is prepared, what runs goes on if the new plan will want it."""
         if pins is not None:
-            wanted = set(stage_keys(self.owner.namespace, self.spec, pins).values())
+            wanted = set(known_stage_keys(self.owner.namespace, self.spec, pins).values())
             self.wanted |= {attempt.name for attempt in self.seen.attempts if attempt.key in wanted}
 
     def _prepared_before(self, plan: Plan) -> StageStatus:
@@ -212,7 +230,7 @@ class _Run:
         if stage.name in plan.reused:
             return self._reused(plan, stage)
         done = {status.name: status for status in self.stages}
-        work = Work(stage.name, stage.type, stage.key, stage.pod, plan.run_id)
+        work = stage_work(plan, stage)
 
         def document(attempt: str) -> StageDocument:
             return stage_document(self.owner, plan, stage, done, attempt)
@@ -254,7 +272,7 @@ class _Run:
         step: Advance,
     ) -> StageStatus:
         """A stage that ended well and whose result is lost: a CPU probe asks the store, never a GPU Job."""
-        probe = self._probe(plan, stage)
+        probe = self._probe(plan, stage, about=step.status.job or "")
         if probe.result and probe.result.digest:
             result = probe.result
             return step.status.model_copy(
@@ -269,13 +287,23 @@ class _Run:
                     "metrics": result.metrics or None,
                 }
             )
-        if probe.status.state == StageState.FAILED:
+        if probe.status.state != StageState.FAILED:
+            return step.status
+        if probe.status.reason == Reason.NOT_PUBLISHED:
             return self._collect(again(self._ticket(work, document, _has_digest), step, self.now)).status
-        return step.status
+        message = f"Its result is lost, and asking the store failed: {probe.status.message}"
+        return step.status.model_copy(
+            update={"state": StageState.FAILED, "reason": probe.status.reason, "message": message[:1024]}
+        )
 
-    def _probe(self, plan: Plan, stage: PlannedStage) -> Advance:
-        work = probe_work(stage, plan)
+    def _probe(self, plan: Plan, stage: PlannedStage, about: str = "") -> Advance:
+        work = probe_work(stage, plan, about)
         return self._advance(work, lambda attempt: probe_document(self.owner, plan, stage, attempt), _has_digest)
+
+    def _keep_later(self, plan: Plan, later: Sequence[PlannedStage]) -> None:
+        """What runs already further on, as after an edit that put a stage before it, goes on meanwhile."""
+        identities = {stage_work(plan, stage).identity(self.owner) for stage in later}
+        self.wanted |= {attempt.name for attempt in self.seen.attempts if attempt.identity in identities}
 
     # --- publish
 
@@ -286,22 +314,20 @@ class _Run:
         recorded = self.before.get(PUBLISH)
         if recorded and recorded.state in DONE and recorded.key == work.key:
             self.stages.append(recorded)
-            return self._succeeded(plan, list(self.view.status.artifacts))
+            return self._reached().at_the_end(list(self.view.status.artifacts))
 
         def document(attempt: str) -> StageDocument:
             return publish_document(self.owner, plan, work, wanted, attempt)
 
         def complete(result: StageResult) -> bool:
-            names = {(item.name, item.key, item.digest) for item in result.published if item.attempt}
-            return names == {(item.name, item.key, item.digest) for item in wanted}
+            said = {(item.name, item.stage, item.key, item.digest) for item in result.published if item.attempt}
+            return said == {(item.name, item.stage, item.key, item.digest) for item in wanted}
 
         step = self._advance(work, document, complete)
-        if step.lost:
-            step = self._collect(again(self._ticket(work, document, complete), step, self.now))
         self.stages.append(step.status)
         if step.result is None:
-            return self._state(step.status)
-        return self._succeeded(plan, [self._artifact(plan, step.result, item.name) for item in wanted])
+            return self._reached().at(step.status)
+        return self._reached().at_the_end([self._artifact(plan, step.result, item.name) for item in wanted])
 
     def _artifact(self, plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
         """The artifact as status names it; its URI is computed here, never taken from a pod."""
@@ -351,7 +377,7 @@ class _Run:
         previous = self.before.get(work.stage)
         progress = self.seen.progress.get(previous.job) if previous and previous.job else None
         step = advance(ticket, self.seen.attempts, previous, progress, self.settings, self.now)
-        if step.lost and work.type == "Prepare":
+        if step.lost and work.type in LIGHT:
             step = again(ticket, step, self.now)
         return self._collect(step)
 
@@ -361,63 +387,6 @@ class _Run:
         if step.requeue is not None:
             self.requeue = min(step.requeue, self.requeue or step.requeue)
         return step
-
-    # --- what it amounts to
-
-    def _state(self, current: StageStatus) -> RunState:
-        """The run's state while `current` is not done, and the stages that are still to come."""
-        shown = replace(self._base_state(), stages=[*self.stages, *self._to_come()], stage=current)
-        place = f"{current.name}: {current.message or current.reason or current.state}"
-        match current.state:
-            case StageState.FAILED:
-                retry = "Correct what it names and edit the spec, or change spec.runId, to try again."
-                message = f"{place} {retry}"
-                return replace(shown, phase=Phase.FAILED, reason=current.reason or "Failed", message=message)
-            case StageState.QUEUED:
-                return replace(shown, phase=Phase.QUEUED, reason="Queued", message=place)
-            case StageState.RUNNING:
-                return replace(shown, phase=Phase.RUNNING, reason="Running", message=f"{current.name} is running.")
-        started = any(stage.state in DONE for stage in self.stages)
-        return replace(
-            shown,
-            phase=Phase.RUNNING if started else Phase.PENDING,
-            reason=current.reason or "Pending",
-            message=place,
-        )
-
-    def _succeeded(self, plan: Plan, artifacts: list[ArtifactStatus]) -> RunState:
-        names = ", ".join(artifact.name for artifact in artifacts) or "no model"
-        return replace(
-            self._base_state(),
-            phase=Phase.SUCCEEDED,
-            reason="Succeeded",
-            message=f"All stages are done; published: {names}.",
-            artifacts=artifacts,
-            stages=self.stages,
-        )
-
-    def _base_state(self) -> RunState:
-        plan = self.plan
-        return RunState(
-            phase=Phase.PENDING,
-            reason="Pending",
-            message="",
-            pins=plan.pins if plan else self.view.status.pins,
-            plan=PlanRef(name=plan_name(self.owner.name, plan), generation=plan.generation) if plan else None,
-        )
-
-    def _to_come(self) -> list[StageStatus]:
-        there = {stage.name for stage in self.stages}
-        keys = {stage.name: stage.key for stage in self.plan.stages} if self.plan else {}
-        names = [(stage.name, stage.type) for stage in outline(self.spec)] + [(PUBLISH, "Publish")]
-        return [self._pending(name, kind, keys.get(name)) for name, kind in names if name not in there]
-
-    def _pending(self, name: str, kind: str, key: str | None) -> StageStatus:
-        """A stage still to come; what is recorded of an equal key stays."""
-        known = self.before.get(name)
-        if known and known.key is not None and (known.key == key or key is None) and known.state in DONE:
-            return known
-        return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
 
 
 def _has_digest(result: StageResult) -> bool:

@@ -13,7 +13,8 @@ class Settings:
     """What an operator's administrator may set; each field is the environment variable FINETUNE_<FIELD>.
 
     Durations are seconds. `namespaces` empty means all of them; `namespace` is the operator's own, in which no job
-    runs.
+    runs. Ports of 0 are not opened. `lease` is the name of the Lease, in that namespace, which one of several
+    replicas holds; empty means that there is but one.
     """
 
     trainer_image: str = "finetune-trainer:latest"
@@ -27,6 +28,8 @@ class Settings:
     workers: int = 8
     request_timeout: float = 30.0
     liveness_port: int = 0
+    metrics_port: int = 0
+    lease: str = ""
     default_cpu: str = "1"
     default_memory: str = "4Gi"
     light_cpu: str = "250m"

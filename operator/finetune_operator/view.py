@@ -62,7 +62,7 @@ def _read_status(raw: Mapping[str, Any]) -> Status:
 def admissible(view: JobView, settings: Settings) -> tuple[JobSpec | None, list[Problem]]:
     """The job's spec, and all that speaks against running it."""
     spec, problems = rules.check(view.raw_spec)
-    problems += _pruned(view)
+    problems += [found for found in _pruned(view) if found not in problems]
     namespace = view.owner.namespace
     if namespace.startswith("kube-") or (settings.namespace and namespace == settings.namespace):
         problems.append(
@@ -84,7 +84,7 @@ def _pruned(view: JobView) -> list[Problem]:
     """Unknown fields that the API server dropped silently, seen in what kubectl says was applied."""
     try:
         applied = json.loads(view.annotations.get(LAST_APPLIED, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     wanted = applied.get("spec") if isinstance(applied, dict) else None
     if not isinstance(wanted, dict):

@@ -1,0 +1,67 @@
+"""Two replicas, one Lease: the standby watches and does nothing.
+
+On the official client's leader election. The Lease saves work; that two operators do no harm comes from names and
+resourceVersions. A leader that cannot renew ends its process, and starts anew as a standby.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, ApiException
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+logger = logging.getLogger(__name__)
+
+# A standby takes over at most LEASE + RETRY seconds after the leader's last renewal.
+LEASE_SECONDS = 15
+RENEW_DEADLINE_SECONDS = 10
+RETRY_SECONDS = 2
+
+
+class _PatientLock(LeaseLock):
+    """A Lease for which an API server that does not answer is a failed renewal, not the end of the election."""
+
+    async def get(
+        self, name: str, namespace: str
+    ) -> tuple[bool, LeaderElectionRecord] | tuple[bool, Exception] | tuple[bool, None]:
+        try:
+            return await super().get(name, namespace)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return False, ApiException(status=0, reason=str(error))
+
+    async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
+        try:
+            return bool(await super().update(name, namespace, updated_record))
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("The lease could not be renewed: %s", error)
+            return False
+
+
+async def lead(
+    api: ApiClient, name: str, namespace: str, started: Callable[[], None], lost: Callable[[], None]
+) -> None:
+    """Wait to become the leader, call `started`, and call `lost` should leadership end."""
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+    async def on_started() -> None:
+        logger.info("This operator leads as %s.", identity)
+        started()
+
+    async def on_stopped() -> None:
+        logger.error("The lease %s/%s was lost; this process ends.", namespace, name)
+        lost()
+
+    lock = _PatientLock(name, namespace, identity, api)
+    election = LeaderElection(
+        Config(lock, LEASE_SECONDS, RENEW_DEADLINE_SECONDS, RETRY_SECONDS, on_started, on_stopped)
+    )
+    await election.run()
