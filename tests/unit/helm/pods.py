@@ -1,0 +1,45 @@
+"""What the operator creates while it runs a job that uses all there is: GPU, claims, tokens, a Kueue queue."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+from ..api.specs import job_spec
+from ..operator.world import World
+from .chart import Body
+
+
+def stage_objects() -> list[Body]:
+    """Jobs of all stages of two such jobs, and their plans."""
+    return copy.deepcopy(_stage_objects())
+
+
+@cache
+def _stage_objects() -> list[Body]:
+    system = {
+        "name": "gpu",
+        "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "64Gi"}},
+        "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "priorityClassName": "batch",
+        "serviceAccountName": "trainer",
+        "runtimeClassName": "nvidia",
+    }
+    model = {"modelPath": "microsoft/Phi-3-mini-4k-instruct", "tokenSecretRef": {"name": "hub", "key": "token"}}
+    with_gpu = job_spec(systems=[system], inputModel=model, queueName="gpus")
+    with_gpu["engine"]["host"] = "gpu"
+    with_claim = job_spec(inputModel={"modelPath": "pvc://models/phi3"})
+    return [body for spec in (with_gpu, with_claim) for body in _run(spec)]
+
+
+def _run(spec: Body) -> list[Body]:
+    world = World(spec)
+    while world.status.get("phase") != "Succeeded":
+        world.step()
+        for name in world.unfinished():
+            world.complete(name)
+    jobs = [{name: value for name, value in job.items() if name != "status"} for job in world.jobs.values()]
+    for job in jobs:
+        del job["metadata"]["creationTimestamp"]
+    return [*jobs, *world.config_maps.values()]
