@@ -178,7 +178,7 @@ class Prepared(Model):
     )
 
 
-MetricName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][-_./A-Za-z0-9]*$")]
+MetricName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][-_./A-Za-z0-9]*$")]
 
 
 class StageResult(Model):

@@ -10,15 +10,19 @@ import sys
 import kopf
 
 from finetune_operator.controller import Controller
+from finetune_operator.kube import in_reach
 from finetune_operator.settings import Settings, from_environment
 
 
 def main() -> int:
-    """Run; the exit code is 2 where the environment's settings cannot be read."""
+    """Run; the exit code is 2 where the environment names no cluster or holds settings that cannot be read."""
     try:
         settings = from_environment(os.environ)
     except ValueError as error:
         sys.stderr.write(f"finetune-operator: {error}\n")
+        return 2
+    if not in_reach():
+        sys.stderr.write("finetune-operator: no cluster: set KUBECONFIG, or run it as a pod with a service account\n")
         return 2
     kopf.configure(debug=False, verbose=False, quiet=False)
     # One line for each event of each object says nothing; what changed is logged where it is written.

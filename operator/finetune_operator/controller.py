@@ -65,7 +65,7 @@ class Controller:
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Hang this controller into kopf. Indices and events only: kopf then writes nothing to any object."""
         kopf.on.login(registry=registry)(kopf.login_via_client)
-        kopf.on.startup(registry=registry)(self.start)
+        kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
         own: dict[str, Any] = {"labels": {labels.MANAGED_BY: labels.OPERATOR}, "registry": registry}
         kopf.index(GROUP, VERSION, PLURAL, id="finetune_jobs", registry=registry)(self.index_finetune_job)

@@ -131,6 +131,11 @@ class Kube:
         return data
 
 
+def in_reach() -> bool:
+    """Whether there is a kubeconfig or a pod's service account to connect by."""
+    return _kubeconfig() is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def _kubeconfig() -> str | None:
     path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     return path if Path(path.split(os.pathsep)[0]).exists() else None

@@ -1,0 +1,196 @@
+"""The frame: fetch → pass → check → publish, with passes of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+
+from finetune_api import layout
+from finetune_api.rules import check
+from finetune_api.stage import Artifact, ExitCode, ModelManifest, Reason, StageInput, StageResult
+from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.stage import run_stage
+
+from .world import JOB, ROWS, World, lines
+
+KEYS = {"lora": "1" * 64, "merge": "2" * 64}
+
+
+@pytest.fixture
+def passes(monkeypatch) -> dict[str, ModuleType]:
+    """Stand-ins for the pass modules: LoRA writes what it reads, merge copies its input."""
+    modules = {name: ModuleType(f"finetune_trainer.passes.{name}") for name in ("lora", "merge")}
+
+    def lora(context: StageContext) -> PassOutput:
+        assert context.base is not None
+        (context.output / "inner").mkdir()
+        (context.output / "inner/rows.json").write_text(json.dumps(context.rows("train")))
+        (context.output / "base.txt").write_text(" ".join(sorted(path.name for path in context.base.iterdir())))
+        return PassOutput({"loss": 0.5, "nothing": float("nan")})
+
+    def merge(context: StageContext) -> PassOutput:
+        (context.output / "rows.json").write_bytes((context.inputs["adapter"] / "inner/rows.json").read_bytes())
+        return PassOutput({})
+
+    modules["lora"].run, modules["merge"].run = lora, merge  # type: ignore[attr-defined]
+    for module in modules.values():
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return modules
+
+
+def run_lora(world: World, key: str = KEYS["lora"]) -> StageResult:
+    pins = world.prepare().prepared.pins
+    spec = check(world.spec)[0]
+    document = world.document("LoRA", "lora", key, inputModel=spec.input_model, data=spec.data_configs, pins=pins)
+    return world.run(document)
+
+
+def merge_document(world: World, digest: str):
+    inputs = {"adapter": StageInput(stage="lora", key=KEYS["lora"], digest=digest)}
+    return world.document("MergeAdapterWeights", "merge", KEYS["merge"], inputs=inputs)
+
+
+def test_outputs_are_published_with_their_manifest(world, passes):
+    result = run_lora(world)
+    assert (result.ok, result.key, result.metrics) == (True, KEYS["lora"], {"loss": 0.5})
+    keys = world.s3.keys(f"{world.store}/stages/{KEYS['lora']}")
+    assert keys == [f"{result.attempt}/base.txt", f"{result.attempt}/inner/rows.json", "manifest.json"]
+    manifest = json.loads(world.s3.get(f"{world.store}/stages/{KEYS['lora']}/manifest.json"))
+    assert manifest["versions"]["torch"]
+    assert manifest["pins"]["data"]["train"]["rows"] == len(ROWS)
+    assert result.bytes == sum(file["size"] for file in manifest["files"])
+
+
+def test_a_published_stage_is_adopted_without_running(world, passes):
+    first = run_lora(world)
+
+    def never(context: StageContext) -> PassOutput:
+        raise AssertionError
+
+    passes["lora"].run = never  # type: ignore[attr-defined]
+    assert run_lora(world) == first
+
+
+def test_a_damaged_output_is_made_again(world, passes):
+    first = run_lora(world)
+    world.s3.delete(f"{world.store}/stages/{KEYS['lora']}/{first.attempt}/base.txt")
+    second = run_lora(world)
+    assert second.ok
+    assert second.attempt != first.attempt
+    assert run_lora(world) == second
+
+
+def test_an_output_feeds_the_next_stage(world, passes):
+    lora = run_lora(world)
+    merged = world.run(merge_document(world, lora.digest))
+    body = world.s3.get(f"{world.store}/stages/{KEYS['merge']}/{merged.attempt}/rows.json")
+    assert json.loads(body) == ROWS
+
+
+def test_an_input_with_another_digest_is_refused(world, passes):
+    run_lora(world)
+    with pytest.raises(StageFailure) as caught:
+        world.run(merge_document(world, "f" * 64))
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.INPUT_CHANGED, ExitCode.BAD_INPUT)
+    assert caught.value.problems[0].path == "status.stages[name=lora].digest"
+
+
+def test_a_flipped_byte_of_an_input_is_refused(world, passes):
+    lora = run_lora(world)
+    uri = f"{world.store}/stages/{KEYS['lora']}/{lora.attempt}/inner/rows.json"
+    world.s3.put(uri, world.s3.get(uri).replace(b"joy", b"jox", 1))
+    with pytest.raises(StageFailure, match=r"rows\.json") as caught:
+        world.run(merge_document(world, lora.digest))
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+
+
+def change_before(world: World, uri: str, body: bytes) -> None:
+    """Changes an input between prepare and the next stage."""
+    prepare = world.prepare
+    world.prepare = lambda: (prepare(), world.s3.put(uri, body))[0]  # type: ignore[method-assign]
+
+
+def test_changed_rows_are_refused_and_named(world, passes):
+    change_before(world, f"{world.prefix}/train.jsonl", lines(ROWS[1:]))
+    with pytest.raises(StageFailure, match=r"train\.jsonl") as caught:
+        run_lora(world)
+    assert caught.value.reason is Reason.INPUT_CHANGED
+
+
+def test_a_changed_model_is_refused_and_its_file_named(world, passes):
+    uri = f"{world.prefix}/model/model.safetensors"
+    change_before(world, uri, world.s3.get(uri) + b" ")
+    with pytest.raises(StageFailure) as caught:
+        run_lora(world)
+    assert caught.value.reason is Reason.INPUT_CHANGED
+    assert "(model.safetensors)" in caught.value.problems[0].message
+
+
+def test_what_the_check_refuses_is_not_published(world, passes):
+    def refuse(context: StageContext) -> dict[str, float]:
+        raise StageFailure(Reason.ONNX_DIVERGED, "no good", exit_code=ExitCode.RESULT_REFUSED)
+
+    passes["lora"].check = refuse  # type: ignore[attr-defined]
+    with pytest.raises(StageFailure, match="no good"):
+        run_lora(world)
+    assert world.s3.keys(f"{world.store}/stages") == []
+
+
+def test_the_checks_figures_are_kept(world, passes):
+    passes["lora"].check = lambda context: {"ratio": 1.5}  # type: ignore[attr-defined]
+    assert run_lora(world).metrics == {"loss": 0.5, "ratio": 1.5}
+
+
+# -- probe and publish --------------------------------------------------------------------------------------
+
+
+def test_a_probe_finds_what_is_published_and_nothing_else(world, passes):
+    probe = world.document("Probe", "lora", KEYS["lora"])
+    with pytest.raises(StageFailure) as caught:
+        world.run(probe)
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.NOT_PUBLISHED, ExitCode.RESULT_REFUSED)
+    lora = run_lora(world)
+    assert world.run(probe) == lora
+
+
+def publish_document(world: World, digest: str):
+    pins = world.prepare().prepared.pins
+    artifact = Artifact(name="adapter", stage="lora", key=KEYS["lora"], digest=digest)
+    return world.document("Publish", "publish", "9" * 64, pins=pins, artifacts=[artifact])
+
+
+def test_publish_names_the_artifacts(world, passes):
+    lora = run_lora(world)
+    result = world.run(publish_document(world, lora.digest))
+    path = layout.model_manifest_path(JOB.namespace, JOB.name, JOB.generation)
+    manifest = ModelManifest.model_validate_json(world.s3.get(f"{world.store}/{path}"))
+    assert result.published == manifest.artifacts
+    assert (manifest.artifacts[0].attempt, manifest.artifacts[0].bytes) == (lora.attempt, lora.bytes)
+    assert result.digest
+    assert world.run(publish_document(world, lora.digest)).digest == result.digest
+
+
+@pytest.mark.parametrize("harm", ["file", "digest"])
+def test_publish_refuses_what_is_not_there(world, passes, harm):
+    lora = run_lora(world)
+    if harm == "file":
+        world.s3.delete(f"{world.store}/stages/{KEYS['lora']}/{lora.attempt}/base.txt")
+    with pytest.raises(StageFailure) as caught:
+        world.run(publish_document(world, lora.digest if harm == "file" else "e" * 64))
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+    assert world.s3.keys(f"{world.store}/models") == []
+
+
+def test_what_an_earlier_container_left_is_not_published(world, passes):
+    pins = world.prepare().prepared.pins
+    spec = check(world.spec)[0]
+    fields = {"inputModel": spec.input_model, "data": spec.data_configs, "pins": pins}
+    place = world.place(world.document("LoRA", "lora", KEYS["lora"], **fields))
+    (place.scratch / "output").mkdir()
+    (place.scratch / "output/left.txt").write_text("over")
+    result = run_stage(place)
+    assert not any("left.txt" in key for key in world.s3.keys(f"{world.store}/stages/{result.key}"))

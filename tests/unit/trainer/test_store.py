@@ -1,0 +1,278 @@
+"""The artifact store, on a real S3 server and on a folder."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from finetune_api.stage import ExitCode, JobRef, Manifest, ManifestFile, Reason
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.folder_objects import FolderObjects
+from finetune_trainer.s3 import QUICK, connect
+from finetune_trainer.s3_errors import Place
+from finetune_trainer.store import ArtifactStore, Committed, is_inside
+
+KEY = "a" * 64
+
+
+class Meddler:
+    """Somebody who changes the objects below the store's root."""
+
+    def __init__(self, put: Callable[[str, bytes], None], delete: Callable[[str], None]) -> None:
+        self.put, self.delete = put, delete
+
+
+def _put_file(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+
+
+@pytest.fixture(params=["s3", "folder"])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def store(kind, tmp_path, s3) -> ArtifactStore:
+    if kind == "folder":
+        return ArtifactStore(FolderObjects(tmp_path / "store"), "file://store")
+    storage = s3.storage(f"s3://{s3.bucket('store-test')}/{tmp_path.name}")
+    return ArtifactStore.on(connect(storage, s3.credentials(tmp_path / "secret"), QUICK))
+
+
+@pytest.fixture
+def meddler(kind, tmp_path, s3) -> Meddler:
+    if kind == "folder":
+        folder = tmp_path / "store"
+        return Meddler(lambda key, body: _put_file(folder / key, body), lambda key: (folder / key).unlink())
+    root = f"s3://store-test/{tmp_path.name}"
+    return Meddler(lambda key, body: s3.put(f"{root}/{key}", body), lambda key: s3.delete(f"{root}/{key}"))
+
+
+def manifest(files: list[ManifestFile], attempt: str = "one", key: str = KEY) -> Manifest:
+    return Manifest(
+        stage="lora",
+        type="LoRA",
+        key=key,
+        attempt=attempt,
+        job=JobRef(namespace="ns", name="job", uid="u", generation=1),
+        files=files,
+        started_at="2026-01-01T00:00:00Z",
+        finished_at="2026-01-01T00:00:01Z",
+    )
+
+
+def make_output(folder: Path) -> Path:
+    (folder / "deep").mkdir(parents=True)
+    (folder / "adapter.bin").write_bytes(b"weights" * 1000)
+    (folder / "deep" / "empty.txt").write_bytes(b"")
+    (folder / "deep" / "ümlaut name.json").write_text("{}")
+    return folder
+
+
+def publish(store: ArtifactStore, folder: Path, attempt: str = "one") -> Committed:
+    return store.commit(manifest(store.upload(KEY, attempt, folder), attempt))
+
+
+def test_what_is_sent_comes_back(store, tmp_path):
+    committed = publish(store, make_output(tmp_path / "out"))
+    assert store.read_manifest(KEY) == committed == store.whole(KEY)
+    assert committed.size == 7002
+    store.download(committed.manifest, tmp_path / "back")
+    assert (tmp_path / "back/adapter.bin").read_bytes() == b"weights" * 1000
+    assert (tmp_path / "back/deep/ümlaut name.json").read_text() == "{}"
+    assert (tmp_path / "back/deep/empty.txt").read_bytes() == b""
+
+
+def test_no_manifest_is_no_artifact(store, tmp_path):
+    store.upload(KEY, "one", make_output(tmp_path / "out"))
+    assert store.read_manifest(KEY) is None
+    assert store.whole(KEY) is None
+
+
+def test_the_loser_of_a_race_takes_the_winners(store, tmp_path):
+    winner = publish(store, make_output(tmp_path / "out"), "one")
+    loser = publish(store, tmp_path / "out", "two")
+    assert loser == winner
+    assert loser.result().attempt == "one"
+
+
+def test_a_damaged_artifact_is_found_and_may_be_replaced(store, meddler, tmp_path):
+    broken = publish(store, make_output(tmp_path / "out"), "one")
+    meddler.delete(f"stages/{KEY}/one/adapter.bin")
+    assert store.damage(broken.manifest) == ["adapter.bin"]
+    assert store.whole(KEY) is None
+    mended = store.commit(manifest(store.upload(KEY, "two", tmp_path / "out"), "two"), replace=broken)
+    assert mended.manifest.attempt == "two"
+    assert store.whole(KEY) == mended
+
+
+@pytest.mark.parametrize("harm", ["flip", "missing"])
+def test_a_file_that_is_not_the_manifests_is_refused(store, meddler, tmp_path, harm):
+    committed = publish(store, make_output(tmp_path / "out"))
+    path = f"stages/{KEY}/one/adapter.bin"
+    if harm == "flip":
+        meddler.put(path, b"Weights" + b"weights" * 999)
+    else:
+        meddler.delete(path)
+    with pytest.raises(StageFailure) as caught:
+        store.download(committed.manifest, tmp_path / "back")
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+    assert "adapter.bin" in caught.value.problems[0].value
+    assert f"stages/{KEY}/manifest.json" in caught.value.problems[0].remedy
+
+
+def test_a_manifest_cannot_write_outside_its_folder(store, tmp_path):
+    bad = manifest([ManifestFile(path="../../evil", size=1, sha256="b" * 64)])
+    with pytest.raises(StageFailure, match="leaves its folder"):
+        store.download(bad, tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [("a", True), ("a/b.c", True), ("/a", False), ("a/../b", False), ("..", False), ("a//b", False), ("./a", False)],
+)
+def test_paths_of_manifests(path, inside):
+    assert is_inside(path) is inside
+
+
+def test_nonsense_where_a_manifest_should_be(store, meddler):
+    meddler.put(f"stages/{KEY}/manifest.json", b'{"version": 1}')
+    with pytest.raises(StageFailure) as caught:
+        store.read_manifest(KEY)
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+
+
+def test_a_manifest_of_another_key_is_refused(store, meddler, tmp_path):
+    committed = publish(store, make_output(tmp_path / "out"))
+    meddler.put(f"stages/{'c' * 64}/manifest.json", committed.manifest.model_dump_json().encode())
+    with pytest.raises(StageFailure, match="another stage"):
+        store.read_manifest("c" * 64)
+
+
+def test_large_files_go_in_parts(s3, tmp_path):
+    body = bytes(range(256)) * (40 * 4096)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "large").write_bytes(body)
+    s3.bucket("parts")
+    store = ArtifactStore.on(connect(s3.storage("s3://parts"), s3.credentials(tmp_path / "secret"), QUICK))
+    committed = publish(store, out)
+    store.download(committed.manifest, tmp_path / "back")
+    assert (tmp_path / "back/large").read_bytes() == body
+
+
+def failure_of(store: ArtifactStore) -> StageFailure:
+    with pytest.raises(StageFailure) as caught:
+        store.write_document("prepared/x/1.json", b"{}")
+    return caught.value
+
+
+def test_a_bucket_that_is_not_there(s3, tmp_path):
+    store = ArtifactStore.on(connect(s3.storage("s3://no-such/x"), s3.credentials(tmp_path), QUICK))
+    failure = failure_of(store)
+    assert (failure.reason, failure.exit_code) == (Reason.BUCKET_NOT_FOUND, ExitCode.BAD_INPUT)
+    assert (failure.problems[0].path, failure.problems[0].value) == ("spec.storage.uri", "s3://no-such/x")
+    assert "no-such" in failure.problems[0].message
+    assert failure.problems[0].remedy
+
+
+@pytest.mark.parametrize("wrong", [{"secret": "WRONG"}, {"key_id": "SOMEBODYELSE"}])
+def test_wrong_credentials(s3, tmp_path, wrong):
+    s3.bucket("store-test")
+    store = ArtifactStore.on(connect(s3.storage("s3://store-test"), s3.credentials(tmp_path, **wrong), QUICK))
+    failure = failure_of(store)
+    assert (failure.reason, failure.exit_code) == (Reason.CREDENTIALS_INVALID, ExitCode.BAD_INPUT)
+    assert failure.problems[0].path == "spec.storage.credentialsSecretRef"
+    assert "WRONG" not in str(failure)
+
+
+def test_a_secret_without_a_key(s3, tmp_path):
+    s3.credentials(tmp_path)
+    (tmp_path / "AWS_SECRET_ACCESS_KEY").unlink()
+    with pytest.raises(StageFailure, match="AWS_SECRET_ACCESS_KEY"):
+        connect(s3.storage("s3://store-test"), tmp_path, QUICK)
+
+
+def test_an_endpoint_that_nobody_listens_on_is_known_soon(s3, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        storage = s3.storage("s3://store-test").model_copy(
+            update={"endpoint": f"http://127.0.0.1:{closed.getsockname()[1]}"}
+        )
+        started = time.monotonic()
+        failure = failure_of(ArtifactStore.on(connect(storage, s3.credentials(tmp_path), QUICK)))
+    assert time.monotonic() - started < 10
+    assert (failure.reason, failure.exit_code) == (Reason.STORE_UNAVAILABLE, ExitCode.INFRASTRUCTURE)
+    assert failure.problems[0].path == "spec.storage.endpoint"
+
+
+class _Scripted(BaseHTTPRequestHandler):
+    """Answers with the statuses in `server.script`, then with 200."""
+
+    # HTTP/1.0 has no answer to boto3's "Expect: 100-continue", which then waits a second.
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append(self.headers.get("If-None-Match"))  # type: ignore[attr-defined]
+        script = self.server.script  # type: ignore[attr-defined]
+        self.send_response(script.pop(0) if script else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def scripted() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Scripted)
+    server.script, server.seen = [], []  # type: ignore[attr-defined]
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def scripted_store(s3, tmp_path, server) -> ArtifactStore:
+    storage = s3.storage("s3://store-test").model_copy(update={"endpoint": f"http://127.0.0.1:{server.server_port}"})
+    return ArtifactStore.on(connect(storage, s3.credentials(tmp_path), QUICK))
+
+
+def test_a_store_that_answers_5xx_is_asked_again(s3, tmp_path, scripted):
+    scripted.script = [503, 500]
+    scripted_store(s3, tmp_path, scripted).write_document("x", b"{}")
+    assert len(scripted.seen) == 3
+
+
+def test_a_store_that_answers_only_5xx_is_given_up(s3, tmp_path, scripted):
+    scripted.script = [503] * 20
+    failure = failure_of(scripted_store(s3, tmp_path, scripted))
+    assert (failure.reason, failure.exit_code) == (Reason.STORE_UNAVAILABLE, ExitCode.INFRASTRUCTURE)
+    assert len(scripted.seen) == QUICK.attempts
+
+
+def test_a_denied_write_names_the_right(s3, tmp_path, scripted):
+    scripted.script = [403]
+    failure = failure_of(scripted_store(s3, tmp_path, scripted))
+    assert (failure.reason, failure.exit_code) == (Reason.ACCESS_DENIED, ExitCode.BAD_INPUT)
+    assert failure.problems[0].path == "spec.storage.uri"
+
+
+@pytest.mark.parametrize(("statuses", "sent"), [([412], ["*"]), ([409], ["*"]), ([501], ["*", None])])
+def test_conditional_writes(s3, tmp_path, scripted, statuses, sent):
+    scripted.script = statuses
+    storage = s3.storage("s3://store-test").model_copy(update={"endpoint": f"http://127.0.0.1:{scripted.server_port}"})
+    connection = connect(storage, s3.credentials(tmp_path), QUICK)
+    connection.objects(Place("p", "s3://store-test", Reason.BUCKET_NOT_FOUND)).write("x", b"{}", only_new=True)
+    assert scripted.seen == sent

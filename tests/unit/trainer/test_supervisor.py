@@ -1,0 +1,240 @@
+"""The supervisor as a pod runs it: its own process, real signals, real endings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.stage import RESULT_PATH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
+from finetune_trainer import supervisor
+
+from .world import World
+
+GOOD = {"key": "0" * 64, "ok": True, "digest": "1" * 64}
+WRITE = "import json, os, pathlib; result = pathlib.Path(os.environ['FINETUNE_RESULT_PATH'])\n"
+# Orphans come to PID 1 in a pod; here they come to a process that says it wants them.
+RUN = """
+import ctypes, os, sys
+from finetune_trainer.supervisor import Supervisor
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+"""
+
+
+def environment(world: World, document, result: Path) -> dict[str, str]:
+    scratch = world.folder / "pod"
+    scratch.mkdir(exist_ok=True)
+    return {
+        **os.environ,
+        "FINETUNE_STAGE": document.model_dump_json(exclude_none=True),
+        "FINETUNE_RESULT_PATH": str(result),
+        "FINETUNE_SCRATCH": str(scratch),
+        "FINETUNE_STORAGE_CREDENTIALS": str(world.credentials),
+    }
+
+
+@pytest.fixture
+def start(world, tmp_path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a supervisor over the Python text that it is given, in place of the stage."""
+
+    def _start(script: str, **variables: str) -> subprocess.Popen[str]:
+        document = world.document("LoRA", "lora", config={"trainingArgs": {"perDeviceTrainBatchSize": 8}})
+        command = f"{RUN}sys.exit(Supervisor([sys.executable, '-c', {script!r}], os.environ).run())"
+        variables = {**environment(world, document, tmp_path / "result"), **variables}
+        return subprocess.Popen([sys.executable, "-c", command], env=variables, stdout=subprocess.PIPE, text=True)
+
+    return _start
+
+
+def ending(process: subprocess.Popen[Any], folder: Path) -> tuple[int, StageResult]:
+    code = process.wait(30)
+    return code, StageResult.model_validate_json((folder / "result").read_bytes())
+
+
+def wait_for_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def test_the_variables_are_the_apis():
+    assert (supervisor._STAGE, supervisor._RESULT) == (STAGE_ENV, RESULT_PATH_ENV)
+
+
+def test_a_good_result_is_the_end_of_it(start, tmp_path):
+    process = start(f"{WRITE}result.write_text(json.dumps({GOOD}))")
+    assert ending(process, tmp_path) == (0, StageResult.model_validate(GOOD))
+
+
+def test_a_crash_after_a_good_result_does_not_undo_it(start, tmp_path):
+    process = start(f"{WRITE}result.write_text(json.dumps({GOOD})); os.kill(os.getpid(), 11)")
+    assert ending(process, tmp_path)[0] == 0
+
+
+def test_the_stages_own_code_and_result_are_passed_on(start, tmp_path):
+    bad = {"key": "0" * 64, "ok": False, "reason": "DataNotFound", "message": "m"}
+    process = start(f"{WRITE}result.write_text(json.dumps({bad})); raise SystemExit(64)")
+    assert ending(process, tmp_path) == (64, StageResult.model_validate(bad))
+
+
+@pytest.mark.parametrize("script", ["pass", "raise SystemExit(0)", "raise SystemExit(3)", "raise ValueError"])
+def test_an_ending_without_a_result_is_internal(start, tmp_path, script):
+    code, result = ending(start(script), tmp_path)
+    assert (code, result.ok, result.reason) == (ExitCode.INTERNAL, False, Reason.INTERNAL)
+    assert result.key == "0" * 64
+
+
+def test_a_result_from_before_is_not_taken_for_this_runs(start, tmp_path):
+    (tmp_path / "result").write_text(json.dumps(GOOD))
+    assert ending(start("pass"), tmp_path)[0] == ExitCode.INTERNAL
+
+
+def test_half_a_result_is_none(start, tmp_path):
+    assert ending(start(f"{WRITE}result.write_text('{{\"key\": ')"), tmp_path)[0] == ExitCode.INTERNAL
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [
+        (signal.SIGSEGV, ExitCode.INTERNAL, Reason.INTERNAL),
+        (signal.SIGABRT, ExitCode.INTERNAL, Reason.INTERNAL),
+        (signal.SIGBUS, ExitCode.HARDWARE, Reason.HARDWARE),
+        (signal.SIGILL, ExitCode.HARDWARE, Reason.HARDWARE),
+        (signal.SIGTERM, ExitCode.TERMINATED, Reason.TERMINATED),
+    ],
+)
+def test_signals_that_kill_the_stage(start, tmp_path, number, code, reason):
+    got, result = ending(start(f"import os; os.kill(os.getpid(), {int(number)})"), tmp_path)
+    assert (got, result.reason) == (code, reason)
+
+
+def verdict_on_sigkill(world, before: int | None, after: int | None, monkeypatch) -> tuple[int, str]:
+    monkeypatch.setattr(supervisor, "out_of_memory_kills", lambda: after)
+    document = world.document("LoRA", "lora", config={"trainingArgs": {"perDeviceTrainBatchSize": 8}})
+    failure = supervisor._failure(-signal.SIGKILL, document, False, before)
+    return failure.exit_code, str(failure)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (None, 2), (1, None), (None, None)])
+def test_sigkill_is_the_kernels_where_it_counted_or_cannot_say(world, monkeypatch, before, after):
+    code, message = verdict_on_sigkill(world, before, after, monkeypatch)
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert "perDeviceTrainBatchSize (8)" in message
+    assert "QLoRA" in message
+
+
+def test_sigkill_is_somebody_elses_where_the_kernel_did_not_count(world, monkeypatch):
+    assert verdict_on_sigkill(world, 1, 1, monkeypatch)[0] == ExitCode.INTERNAL
+
+
+def test_kill_9_of_the_stage_leaves_a_result(start, tmp_path):
+    process = start("import os, time; print(os.getpid(), flush=True); time.sleep(30)")
+    os.kill(int(wait_for_line(process)), signal.SIGKILL)
+    code, result = ending(process, tmp_path)
+    assert code in (ExitCode.OUT_OF_MEMORY, ExitCode.INTERNAL)
+    assert not result.ok
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_termination_is_passed_on_and_never_ends_with_0(start, tmp_path, number):
+    script = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: (print('told', flush=True), sys.exit(0)))\n"
+        "print('ready', flush=True); time.sleep(30)"
+    )
+    process = start(script)
+    assert wait_for_line(process) == "ready"
+    process.send_signal(number)
+    assert wait_for_line(process) == "told"
+    code, result = ending(process, tmp_path)
+    assert (code, result.reason) == (ExitCode.TERMINATED, Reason.TERMINATED)
+
+
+def test_what_was_published_before_termination_counts(start, tmp_path):
+    script = (
+        f"{WRITE}import signal, sys, time\n"
+        f"signal.signal(15, lambda *_: (result.write_text(json.dumps({GOOD})), sys.exit(0)))\n"
+        "print('ready', flush=True); time.sleep(30)"
+    )
+    process = start(script)
+    wait_for_line(process)
+    process.terminate()
+    assert ending(process, tmp_path)[0] == 0
+
+
+@pytest.fixture
+def stuck(world, tmp_path) -> Iterator[subprocess.Popen[bytes]]:
+    """A whole pod whose stage waits for a store that accepts connections and never answers."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(30)
+        world.spec["storage"]["endpoint"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        variables = environment(world, world.document("Probe", "lora"), tmp_path / "result")
+        process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", "run"], env=variables)
+        silent.accept()
+        yield process
+        process.kill()
+        process.wait()
+
+
+def test_the_stage_does_not_outlive_a_killed_supervisor(stuck):
+    [child] = Path(f"/proc/{stuck.pid}/task/{stuck.pid}/children").read_text().split()
+    stuck.kill()
+    stuck.wait()
+    deadline = time.monotonic() + 5
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_stage_answers_termination_itself(stuck, tmp_path):
+    stuck.terminate()
+    code, result = ending(stuck, tmp_path)
+    assert (code, result.reason) == (ExitCode.TERMINATED, Reason.TERMINATED)
+
+
+def test_orphans_are_reaped(start, tmp_path):
+    """A process whose parent is gone comes to PID 1, and ends before the stage does."""
+    script = (
+        f"{WRITE}import subprocess, time\n"
+        "subprocess.run(['sh', '-c', 'true & true'])\n"
+        "time.sleep(0.5)\n"
+        "children = pathlib.Path(f'/proc/{os.getppid()}/task/{os.getppid()}/children').read_text().split()\n"
+        f"result.write_text(json.dumps({GOOD})) if children == [str(os.getpid())] else None"
+    )
+    assert ending(start(script), tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "reason"),
+    [
+        ("Probe", ExitCode.RESULT_REFUSED, Reason.NOT_PUBLISHED),
+        ("Publish", ExitCode.INTERNAL, Reason.INTERNAL),  # without pins: a mistake of the operator's
+    ],
+)
+def test_a_whole_pod(world, tmp_path, kind, code, reason):
+    variables = environment(world, world.document(kind, "lora"), tmp_path / "result")
+    world.s3.bucket("world")
+    command = [sys.executable, "-m", "finetune_trainer", "run"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    result = StageResult.model_validate_json((tmp_path / "result").read_bytes())
+    assert (done.returncode, result.reason) == (code, reason)
+    assert "Traceback" in done.stderr
+    assert "Traceback" not in result.message
+    assert "\n" not in result.message

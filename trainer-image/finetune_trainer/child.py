@@ -1,0 +1,53 @@
+"""The stage's own process: runs it, and turns whatever ends it into a result and an exit code."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from finetune_api.stage import ExitCode
+from finetune_trainer.environment import read_environment
+from finetune_trainer.failures import TerminatedError, failure_of
+from finetune_trainer.report import Reporter
+from finetune_trainer.result import failed, write_result
+from finetune_trainer.stage import run_stage
+from finetune_trainer.workplace import open_workplace
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Runs the stage that the environment describes, and returns an `ExitCode`."""
+    _die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminate)
+    environment = read_environment(os.environ)
+    report = Reporter()
+    try:
+        result, code = run_stage(open_workplace(environment, report)), ExitCode.OK
+    except BaseException as error:  # the entry point: everything that can end a stage is answered here
+        failure = failure_of(error, environment.document)
+        traceback.print_exception(error)
+        result, code = failed(environment.document.key, failure), failure.exit_code
+        report.log(f"failed: {failure.reason}: {failure.message}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    write_result(environment.result, result)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Ends the stage where it is, once: further signals would interrupt the clean-up."""
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise TerminatedError
+
+
+def _die_with_parent() -> None:
+    """No stage outlives its supervisor, which alone can answer for it. Linux only, as pods are."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,61 @@
+"""What a pass is given and what it gives back. Passes see folders and rows, never the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetune_api.model import InputModel, LoadKwargs
+from finetune_api.stage import StageDocument
+from finetune_trainer.report import Reporter
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One attempt's surroundings.
+
+    `inputs` holds, by role (adapter, model, onnx), the local folder of each upstream output, its files checked
+    against their sha256. `base` is the local folder of the job's input model where the document names one.
+    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
+    config, after checking that they are the pinned ones.
+    """
+
+    document: StageDocument
+    inputs: dict[str, Path]
+    base: Path | None
+    output: Path
+    scratch: Path
+    report: Reporter
+    rows: Callable[[str], list[Row]]
+
+    @property
+    def load_kwargs(self) -> LoadKwargs:
+        """How the stage's models are loaded; the defaults where the document names no input model."""
+        return self.document.input_model.load_kwargs if self.document.input_model else LoadKwargs()
+
+    def input_model(self) -> tuple[Path, InputModel]:
+        """The input model's folder, and what the document says of it; for stages whose document names one."""
+        if self.base is None or self.document.input_model is None:
+            raise ValueError(f"the document of {self.document.stage} names no input model")
+        return self.base, self.document.input_model
+
+
+@dataclass(frozen=True)
+class PassOutput:
+    """What a pass says about its output: figures for manifest and status, at most 24."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Pass(Protocol):
+    """A pass module: `run` computes into `context.output`; `check`, where it has one, refuses bad output."""
+
+    def run(self, context: StageContext) -> PassOutput:
+        """Compute. Raises StageFailure where it cannot."""
+
+    def check(self, context: StageContext) -> dict[str, float]:
+        """Prove the output, and return further figures. Raises StageFailure where it is not good."""

@@ -1,0 +1,41 @@
+"""Where a pod finds what it needs: the environment variables of `finetune_api.stage`, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api import stage
+from finetune_api.stage import StageDocument
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A pod's stage document and its places on disk; a folder or file that the pod was not given is None."""
+
+    document: StageDocument
+    result: Path
+    scratch: Path
+    credentials: Path | None = None
+    hub_token: Path | None = None
+    sources: Path | None = None
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """The environment that `variables` describe.
+
+    Raises KeyError for a variable that must be there, and pydantic's ValidationError for a bad document.
+    """
+
+    def optional(name: str) -> Path | None:
+        return Path(variables[name]) if variables.get(name) else None
+
+    return Environment(
+        document=StageDocument.model_validate_json(variables[stage.STAGE_ENV]),
+        result=Path(variables[stage.RESULT_PATH_ENV]),
+        scratch=Path(variables[stage.SCRATCH_ENV]),
+        credentials=optional(stage.STORAGE_CREDENTIALS_ENV),
+        hub_token=optional(stage.HUB_TOKEN_ENV),
+        sources=optional(stage.SOURCES_ENV),
+    )

@@ -1,0 +1,92 @@
+"""What a pass works on, brought here and checked: upstream outputs, the input model, rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api import layout
+from finetune_api.problems import problem
+from finetune_api.stage import Pins, Reason, StageInput
+from finetune_trainer.context import Row
+from finetune_trainer.data import read_rows
+from finetune_trainer.errors import StageFailure, bad_input
+from finetune_trainer.model_files import is_wanted
+from finetune_trainer.model_source import open_model
+from finetune_trainer.rows import files_path
+from finetune_trainer.sources import SourceFile, fetch_data, files_digest
+from finetune_trainer.tokenizer import MODEL_PATH
+from finetune_trainer.workplace import Workplace
+
+
+def fetch_input(place: Workplace, role: str, wanted: StageInput) -> Path:
+    """The folder with an upstream stage's output, every file checked.
+
+    Raises StageFailure (InputChanged, ArtifactCorrupt) where it is not the one that the document names.
+    """
+    found = place.store.read_manifest(wanted.key)
+    if found is None or found.digest != wanted.digest:
+        message = "its manifest is gone" if found is None else f"its manifest is now {found.digest}"
+        path = f"status.stages[name={wanted.stage}].digest"
+        remedy = "Change spec.runId to run the job again with what is there now."
+        raise bad_input(Reason.INPUT_CHANGED, problem(path, wanted.digest, message, remedy))
+    folder = place.scratch / "inputs" / role
+    folder.mkdir(parents=True, exist_ok=True)
+    place.store.download(found.manifest, folder)
+    return folder
+
+
+def fetch_base(place: Workplace) -> Path | None:
+    """The folder with the job's input model, as pinned; None where the document names none.
+
+    Raises StageFailure (InputChanged) where it is another model by now.
+    """
+    model = place.document.input_model
+    if model is None:
+        return None
+    pins = _pins(place)
+    source = open_model(model, place.sources, revision=pins.model.revision)
+    code = model.load_kwargs.trust_remote_code
+    folder = source.fetch([name for name in source.names() if is_wanted(name, code=code)])
+    files = source.files()
+    if files_digest(files, ordered=False) != pins.model.digest:
+        raise changed(place, MODEL_PATH, model.model_path, "model", files)
+    return folder
+
+
+def fetch_rows(place: Workplace, name: str) -> list[Row]:
+    """The rows of the data config `name`, as pinned. Raises StageFailure (InputChanged, DataInvalid)."""
+    config = next(config for config in place.document.data if config.name == name)
+    files = fetch_data(config, place.sources)
+    found = [file.found for file in files]
+    if files_digest(found, ordered=True) != _pins(place).data[name].digest:
+        uris = ", ".join(config.load_dataset_config.data_files)
+        raise changed(place, files_path(name), uris, f"data/{name}", found)
+    return read_rows([file.path for file in files], name=name)
+
+
+def changed(place: Workplace, path: str, value: str, part: str, files: list[SourceFile]) -> StageFailure:
+    """The failure for an input that is not the pinned one, naming the files where prepare's report tells them."""
+    before = _reported(place, part)
+    names = [file.name for file in files if before and before.get(file.name) != file.tag]
+    names += sorted(set(before) - {file.name for file in files})
+    which = f" ({', '.join(names[:4])})" if names else ""
+    remedy = "Put back what was there, or change spec.runId to take it as it is now."
+    return bad_input(Reason.INPUT_CHANGED, problem(path, value, f"changed since it was prepared{which}", remedy))
+
+
+def _reported(place: Workplace, part: str) -> dict[str, str]:
+    """File → tag, as prepare's report has them for `part` (model, data/<name>); empty where there is no report."""
+    job = place.document.job
+    body = place.store.read_document(layout.report_path(job.uid, job.generation))
+    content: Any = json.loads(body) if body else {}
+    for step in part.split("/"):
+        content = content.get(step, {})
+    return {file["name"]: file["tag"] for file in content.get("files", [])}
+
+
+def _pins(place: Workplace) -> Pins:
+    if place.document.pins is None:
+        raise ValueError(f"the document of stage {place.document.stage} has no pins")
+    return place.document.pins

@@ -1,0 +1,71 @@
+"""A local folder in the place of object storage: for artifacts that were downloaded, and for tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_trainer.objects import CHUNK, HashingReader, MissingObjectError, ObjectInfo, Transferred
+
+
+class FolderObjects:
+    """Objects whose keys are paths below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """The file, or None where it is not there; its tag is its time of change."""
+        path = self._root / key
+        if not path.is_file():
+            return None
+        status = path.stat()
+        return ObjectInfo(key, status.st_size, str(status.st_mtime_ns))
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All files whose path starts with `prefix`, by path."""
+        start = self._root / prefix.rpartition("/")[0]
+        keys = sorted(path.relative_to(self._root).as_posix() for path in start.rglob("*") if path.is_file())
+        found = (self.info(key) for key in keys if key.startswith(prefix))
+        return [item for item in found if item]
+
+    def read(self, key: str) -> bytes | None:
+        """A file's content, or None where it is not there."""
+        path = self._root / key
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, key: str, body: bytes, *, only_new: bool = False) -> None:
+        """Writes a file, whole or not at all."""
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f".{path.name}.{os.getpid()}")
+        whole.write_bytes(body)
+        if only_new and path.exists():
+            whole.unlink()
+        else:
+            whole.replace(path)
+
+    def upload(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+        """Copies each file to its key."""
+        return {key: _copy(path, self._root / key) for key, path in files.items()}
+
+    def download(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+        """Copies each key to its file. Raises MissingObjectError."""
+        for key in files:
+            if not (self._root / key).is_file():
+                raise MissingObjectError(key)
+        return {key: _copy(self._root / key, path) for key, path in files.items()}
+
+
+def _copy(source: Path, target: Path) -> Transferred:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as file, target.open("wb") as copy:
+        return _pump(HashingReader(file), copy)
+
+
+def _pump(reader: HashingReader, target: BinaryIO) -> Transferred:
+    while content := reader.read(CHUNK):
+        target.write(content)
+    return reader.transferred()

@@ -1,0 +1,63 @@
+"""A model in onnxruntime-genai's layout, run by onnxruntime-genai alone: no torch, no transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime_genai as og
+
+from finetune_trainer.generation import Limits
+
+# Greedy whatever the model's own genai_config.json asks for.
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+
+
+class GenaiModel:
+    """The model in `folder`, on the execution provider that its genai_config.json names.
+
+    onnxruntime-genai raises RuntimeError where it cannot load or run a model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        self.context_length = int(config["model"]["context_length"])
+        self._model = og.Model(str(folder))
+        self._tokenizer = og.Tokenizer(self._model)
+        self._tokenizer.update_options(add_special_tokens="false")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids that onnxruntime-genai's own tokenizer gives `text`, no special token added."""
+        return self._tokenizer.encode(text).tolist()
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """The scores of every next token, [len(ids), vocabulary] of float32; `ids` fit the context."""
+        generator = self._generator(len(ids))
+        generator.append_tokens(list(ids))
+        return np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+
+    def generate(self, prompts: Sequence[Sequence[int]], limits: Limits) -> Iterator[tuple[int, list[int]]]:
+        """As `generation.Generator`, one prompt after the other."""
+        for index, prompt in enumerate(prompts):
+            yield index, self._answer(prompt, limits)
+
+    def _answer(self, prompt: Sequence[int], limits: Limits) -> list[int]:
+        room = limits.room(prompt, self.context_length)
+        answer: list[int] = []
+        if room == 0:
+            return answer
+        generator = self._generator(len(prompt) + room)
+        generator.append_tokens(list(prompt))
+        complete = False
+        while not complete:
+            generator.generate_next_token()
+            # Past an end token of its own configuration onnxruntime-genai's tokens mean nothing.
+            complete = limits.completes(answer, int(generator.get_next_tokens()[0]), room) or generator.is_done()
+        return answer
+
+    def _generator(self, length: int) -> og.Generator:
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=length, **_GREEDY)
+        return og.Generator(self._model, parameters)

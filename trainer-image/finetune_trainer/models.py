@@ -1,0 +1,84 @@
+"""Models in Hugging Face's layout, loaded by transformers: for training, as a reference, and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from finetune_api.model import LoadKwargs
+from finetune_api.problems import problem
+from finetune_api.stage import Reason
+from finetune_trainer.errors import StageFailure, bad_input
+
+MODEL_PATH = "spec.inputModel.modelPath"
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The torch dtype that a spec calls `name` (float32, float16, bfloat16)."""
+    return getattr(torch, name)
+
+
+def load_model(
+    folder: Path,
+    load: LoadKwargs,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    quantization: Any = None,
+) -> PreTrainedModel:
+    """The causal language model in `folder`, in evaluation mode, every weight frozen.
+
+    `dtype` None means `load.torch_dtype`, or else that of the files. `quantization` is a configuration of
+    transformers (BitsAndBytesConfig). Weights are read from safetensors only: pickles run code.
+    Raises StageFailure (ModelInvalid), also where weights are missing, which transformers would draw at random.
+    """
+    transformers_logging.disable_progress_bar()
+    wanted = dtype or (dtype_named(load.torch_dtype) if load.torch_dtype else "auto")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=wanted,
+            device_map={"": device},
+            quantization_config=quantization,
+            attn_implementation=load.attn_implementation or "sdpa",
+            trust_remote_code=load.trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise _unloadable(folder, f"transformers cannot load it: {_first_line(error)}") from error
+    _require_every_weight(folder, info)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _require_every_weight(folder: Path, info: Mapping[str, Any]) -> None:
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise _unloadable(folder, f"{len(missing)} weights are not in its files: {', '.join(missing[:3])}")
+    if info["mismatched_keys"]:
+        name, found, wanted = min(info["mismatched_keys"])
+        raise _unloadable(folder, f"{name} has the shape {list(found)}; config.json means {list(wanted)}")
+
+
+def _unloadable(folder: Path, message: str) -> StageFailure:
+    remedy = "Use a whole folder in Hugging Face's layout: config.json, tokenizer files and *.safetensors."
+    return bad_input(Reason.MODEL_INVALID, problem(MODEL_PATH, folder.name, message, remedy))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

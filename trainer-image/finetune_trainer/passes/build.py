@@ -1,0 +1,88 @@
+"""ModelBuilder: a model in Hugging Face's layout → an ONNX model for onnxruntime-genai, and the proof of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_api.passes import ModelBuilderConfig
+from finetune_api.problems import problem
+from finetune_api.stage import Reason
+from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.data import render
+from finetune_trainer.errors import bad_input
+from finetune_trainer.onnx_check import check_onnx
+from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
+
+
+def run(context: StageContext) -> PassOutput:
+    """Builds the ONNX model into `context.output`, and leaves the check's reference in `context.scratch`."""
+    from finetune_trainer.source_scores import make_reference  # noqa: PLC0415  (torch: `check` does without)
+
+    config = ModelBuilderConfig.model_validate(context.document.config)
+    source = source_model(context)
+    path = f"spec.passes[name={context.document.stage}].config"
+    require_provider(config, path)
+    context.report.progress(activity="scoring source model")
+    reference = make_reference(source, context.load_kwargs, reference_texts(context))
+    reference.write(context.scratch)
+    context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
+    context.report.progress(activity="building ONNX model")
+    _build(context, source, config)
+    size = sum(file.stat().st_size for file in context.output.iterdir())
+    context.report.log(f"{config.precision} model for {config.execution_provider}: {size / 1e6:.1f} MB")
+    return PassOutput()
+
+
+def check(context: StageContext) -> dict[str, float]:
+    """Figures of the built model; raises StageFailure (OnnxDiverged) where it is not its source's equal."""
+    config = ModelBuilderConfig.model_validate(context.document.config)
+    return check_onnx(context.output, Reference.read(context.scratch), config, context.report.log)
+
+
+def source_model(context: StageContext) -> Path:
+    """The folder that is built from: an upstream pass's model, else the job's input model."""
+    return context.inputs.get("model") or context.input_model()[0]
+
+
+def require_provider(config: ModelBuilderConfig, path: str) -> None:
+    """Raises StageFailure (Unsupported) where the model could be built, but not run here."""
+    import torch  # noqa: PLC0415  (torch or seconds of imports: `check` does without)
+
+    if config.precision == "fp16" and config.execution_provider != "cuda":
+        message = "the cpu execution provider cannot load fp16"
+        remedy = "Use int4 or fp32, or executionProvider cuda."
+        raise bad_input(Reason.UNSUPPORTED, problem(f"{path}.precision", config.precision, message, remedy))
+    if config.execution_provider == "cuda" and not torch.cuda.is_available():
+        message = "this pod has no GPU, and a model counts only after it ran on its own execution provider"
+        remedy = "Give the pass a system with a GPU (passes[].host), or use cpu."
+        field = f"{path}.executionProvider"
+        raise bad_input(Reason.UNSUPPORTED, problem(field, config.execution_provider, message, remedy))
+
+
+def reference_texts(context: StageContext) -> list[str]:
+    """The texts that tokenizer and model are compared on: the job's rendered samples, each once, or built-in ones.
+
+    Samples of a character or none have nothing to predict.
+    """
+    texts: dict[str, None] = {}
+    for source in context.document.data:
+        samples = render(context.rows(source.name), source.pre_process_data_config, name=source.name)
+        texts.update(dict.fromkeys(sample.text for sample in samples if len(sample.text) > 1))
+    return list(texts) or list(BUILTIN_TEXTS)
+
+
+def _build(context: StageContext, source: Path, config: ModelBuilderConfig) -> None:
+    from finetune_trainer.model_builder import build  # noqa: PLC0415  (torch or seconds of imports: `check` does without)
+
+    cache = context.scratch / "builder-cache"
+    try:
+        build(source, context.output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+    except NotImplementedError as error:
+        path, message = "spec.inputModel.modelPath", f"onnxruntime-genai's builder does not know it: {error}"
+        remedy = "Use an architecture that onnxruntime-genai supports (Phi, Llama, Mistral, Qwen, Gemma, …)."
+        value = context.document.input_model.model_path if context.document.input_model else source.name
+        raise bad_input(Reason.UNSUPPORTED, problem(path, value, message, remedy)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        path, message = f"spec.passes[name={context.document.stage}]", f"onnxruntime-genai's builder failed: {error!r}"
+        remedy = "Leave out the int4 options to use its defaults; its own output is in the pod's log."
+        raise bad_input(Reason.UNSUPPORTED, problem(path, config.precision, message, remedy)) from error

@@ -1,0 +1,116 @@
+"""LoRA and QLoRA: a low-rank adapter, trained beside a frozen base model.
+
+LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from finetune_api.data import PreProcessDataConfig
+from finetune_api.model import LoadKwargs
+from finetune_api.passes import LoraConfig, QLoraConfig
+from finetune_api.stage import StageDocument
+from finetune_trainer import adapters, quantization
+from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.models import best_device, dtype_named, load_model
+from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
+from finetune_trainer.training import loop
+from finetune_trainer.training.batches import Collator
+from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
+from finetune_trainer.training.samples import Samples, read_samples
+
+
+def run(context: StageContext) -> PassOutput:
+    """Trains the adapter that the document's config describes, and writes it to `context.output`."""
+    config = parse_config(context.document)
+    path = f"spec.passes[name={context.document.stage}].config"
+    args, report, device = config.training_args, context.report, best_device()
+    require_optimizer(args, device, f"{path}.trainingArgs")
+    base, source = context.input_model()
+    precision = Precision.of(config, source.load_kwargs, device)
+
+    report.progress(activity="reading data")
+    tokenizer = load_tokenizer(base)
+    samples = read_samples(context, config, tokenizer)
+    report.log(f"{len(samples.train)} samples to learn from, {len(samples.held_out)} to evaluate on")
+
+    report.progress(activity="loading model")
+    model = load_base(base, source.load_kwargs, config, precision, device)
+    targets = adapters.target_modules(model, config, path)
+    torch.manual_seed(args.seed)
+    adapted = adapters.attach(model, config, targets)
+    report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
+
+    report.progress(activity="training")
+    setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
+    optimizer = make_optimizer(args, setup.trained(), device)
+    outcome = loop.train(setup, optimizer, samples.train, samples.held_out, args, report)
+
+    report.progress(activity="saving adapter")
+    pins = context.document.pins
+    adapters.save(adapted, context.output, base=source.model_path, revision=pins.model.revision if pins else None)
+    return PassOutput(_metrics(outcome, samples))
+
+
+def parse_config(document: StageDocument) -> LoraConfig:
+    """The pass's config: a QLoraConfig for type QLoRA."""
+    return (QLoraConfig if document.type == "QLoRA" else LoraConfig).model_validate(document.config)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How numbers are held: the frozen weights' type, what 4-bit weights are computed in, and autocast's type."""
+
+    weights: torch.dtype
+    compute: torch.dtype
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, config: LoraConfig, load: LoadKwargs, device: torch.device) -> Precision:
+        """As the pass says, else as inputModel.loadKwargs says, else bfloat16 on a GPU and float32 on a CPU."""
+        default = "bfloat16" if device.type == "cuda" else "float32"
+        weights = config.torch_dtype or load.torch_dtype or default
+        compute = (config.compute_dtype if isinstance(config, QLoraConfig) else None) or weights
+        autocast = None if compute == "float32" else dtype_named(compute)
+        return cls(dtype_named(weights), dtype_named(compute), autocast)
+
+
+def load_base(
+    folder: Path, load: LoadKwargs, config: LoraConfig, precision: Precision, device: torch.device
+) -> PreTrainedModel:
+    """The frozen base model on `device`; under QLoRA quantized to 4 bits."""
+    four_bit = quantization.four_bit(config, precision.compute) if isinstance(config, QLoraConfig) else None
+    model = load_model(folder, load, device=device, dtype=precision.weights, quantization=four_bit)
+    if four_bit:
+        quantization.keep_trainable_on_cpu(model)
+    if config.training_args.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device) -> Collator:
+    """How samples become batches. Padding is told by position, so any id does where the tokenizer has none."""
+    return Collator(
+        pad_id=tokenizer.pad_id or 0,
+        length=process.max_seq_len if process.pad_to_max_len else None,
+        attention_mask=process.use_attention_mask,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _metrics(outcome: loop.Outcome, samples: Samples) -> dict[str, float]:
+    metrics = {
+        "train_loss": outcome.train_loss,
+        "steps": float(outcome.steps),
+        "tokens": float(outcome.tokens),
+        "tokens_per_second": outcome.tokens_per_second,
+        "samples": float(len(samples.train)),
+    }
+    if outcome.eval_loss is not None:
+        metrics["eval_loss"] = outcome.eval_loss
+    return metrics

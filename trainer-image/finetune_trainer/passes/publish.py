@@ -1,0 +1,48 @@
+"""Publish: names a finished job's artifacts in one manifest."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from finetune_api import layout
+from finetune_api.keys import canonical
+from finetune_api.problems import problem
+from finetune_api.stage import Artifact, ModelManifest, Reason, StageResult
+from finetune_trainer.errors import bad_input
+from finetune_trainer.workplace import Workplace
+
+
+def answer(place: Workplace) -> StageResult:
+    """Writes the model manifest, after looking at every artifact that it names.
+
+    The same document always gives the same bytes, so a second attempt changes nothing. Raises StageFailure
+    (ArtifactCorrupt) where an artifact is gone or is not the one that the document names.
+    """
+    document = place.document
+    if document.pins is None:
+        raise ValueError("a publish document has no pins")
+    published = [_complete(place, artifact) for artifact in document.artifacts]
+    manifest = ModelManifest(job=document.job, artifacts=published, pins=document.pins)
+    path = layout.model_manifest_path(document.job.namespace, document.job.name, document.job.generation)
+    body = canonical(manifest.wire())
+    place.store.write_document(path, body)
+    place.report.log(f"published {layout.join(document.storage.uri, path)}")
+    return StageResult(
+        key=document.key,
+        ok=True,
+        digest=sha256(body).hexdigest(),
+        attempt=document.attempt,
+        bytes=sum(artifact.bytes for artifact in published),
+        published=published,
+    )
+
+
+def _complete(place: Workplace, artifact: Artifact) -> Artifact:
+    """`artifact` with the attempt and size that its manifest gives."""
+    found = place.store.whole(artifact.key)
+    if found is None or found.digest != artifact.digest:
+        message = "its manifest or files are gone" if found is None else f"its manifest is now {found.digest}"
+        path = f"status.stages[name={artifact.stage}].digest"
+        remedy = f"Delete {layout.manifest_path(artifact.key)}, and change spec.runId to have it made again."
+        raise bad_input(Reason.ARTIFACT_CORRUPT, problem(path, artifact.digest, message, remedy))
+    return artifact.model_copy(update={"attempt": found.manifest.attempt, "bytes": found.size})

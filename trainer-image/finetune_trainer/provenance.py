@@ -1,0 +1,41 @@
+"""What a manifest says about how an artifact came to be."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+# Libraries whose version may change a result; asked of the installation, never imported.
+_LIBRARIES = (
+    "finetune-operator",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "bitsandbytes",
+    "safetensors",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-genai",
+    "onnxruntime-genai-cuda",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Library → installed version, and the interpreter's."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def now() -> str:
+    """The time in RFC 3339, in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,99 @@
+"""What S3 says when it refuses or does not answer → the spec's field, what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from botocore import exceptions as boto
+
+from finetune_api.problems import Problem, problem
+from finetune_api.stage import ExitCode, Reason
+from finetune_api.storage import Storage
+from finetune_trainer.errors import StageFailure, bad_input
+
+CREDENTIALS_PATH = "spec.storage.credentialsSecretRef"
+
+_CREDENTIALS_CODES = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "InvalidSecurity",
+    "TokenRefreshRequired",
+}
+_REGION_CODES = {
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "301",
+    "IllegalLocationConstraintException",
+}
+_DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"}
+_THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The field of the spec that names a place in the store, and what it means that its bucket is not there."""
+
+    path: str
+    uri: str
+    missing: Reason
+
+    @property
+    def bucket(self) -> str:
+        """The bucket that `uri` names."""
+        return self.uri.removeprefix("s3://").partition("/")[0]
+
+
+def failure_of(error: Exception, place: Place, storage: Storage) -> StageFailure:
+    """The failure that `error`, raised by boto3 about `place`, amounts to."""
+    if isinstance(error, boto.ClientError):
+        return _refused(error, place, storage)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
+        return bad_input(Reason.CREDENTIALS_INVALID, _credentials(storage, "there are no credentials for the store"))
+    return unavailable(storage, f"the store cannot be reached: {error}")
+
+
+def unavailable(storage: Storage, message: str) -> StageFailure:
+    """The store does not answer, which may pass by itself."""
+    remedy = "Check the URL, and that pods of this namespace may reach it."
+    found = problem("spec.storage.endpoint", storage.endpoint or "AWS", message, remedy)
+    return StageFailure(Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found])
+
+
+def error_code(error: boto.ClientError) -> str:
+    """S3's word for the error; the HTTP status where the answer had no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def http_status(error: boto.ClientError) -> int:
+    """The HTTP status of the answer; 0 where it is not known."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFailure:
+    code, status = error_code(error), http_status(error)
+    if status >= 500 or code in _THROTTLING_CODES:
+        return unavailable(storage, f"the store answered {code or status} again and again")
+    if code == "NoSuchBucket" or status == 404:
+        remedy = "Create the bucket, or name one that is there."
+        return bad_input(place.missing, problem(place.path, place.uri, f"no bucket {place.bucket}", remedy))
+    if code in _CREDENTIALS_CODES:
+        return bad_input(Reason.CREDENTIALS_INVALID, _credentials(storage, f"the store refuses the key ({code})"))
+    if code == "RequestTimeTooSkewed":
+        return unavailable(storage, "the node's clock and the store's are too far apart")
+    if code in _REGION_CODES:
+        message = f"the bucket {place.bucket} is in another region ({code})"
+        found = problem("spec.storage.region", storage.region or "us-east-1", message, "Name the bucket's region.")
+        return bad_input(place.missing, found)
+    said = f"{code}: {error.response.get('Error', {}).get('Message', '')}" if code not in _DENIED_CODES else code
+    message = f"the store does not allow {error.operation_name} here ({said})"
+    remedy = "Give the key of credentialsSecretRef the right to list, read and write there."
+    return bad_input(Reason.ACCESS_DENIED, problem(place.path, place.uri, message, remedy))
+
+
+def _credentials(storage: Storage, message: str) -> Problem:
+    name = storage.credentials_secret_ref.name if storage.credentials_secret_ref else None
+    remedy = "Put a valid AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the Secret that this field names."
+    return problem(CREDENTIALS_PATH, name, message, remedy)

@@ -1,0 +1,42 @@
+"""What a source model says about texts, by transformers: the reference that its ONNX model is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from finetune_api.model import LoadKwargs
+from finetune_trainer.models import best_device, load_model
+from finetune_trainer.onnx_reference import Reference, ScoredText, TokenizedText, texts_to_score
+from finetune_trainer.tokenizer import load_tokenizer
+
+
+def make_reference(folder: Path, load: LoadKwargs, texts: Sequence[str]) -> Reference:
+    """The source model's tokens of all `texts`, and its losses and best tokens over some of them.
+
+    Scored texts begin with BOS where the model's own tokenizer begins them so.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=load.trust_remote_code, local_files_only=True)
+    tokenized = [TokenizedText(text, tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    bos = load_tokenizer(folder).bos_id
+    begin = [] if bos is None else [bos]
+    device = best_device()
+    model = load_model(folder, load, device=device)
+    context = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    chosen = texts_to_score([[*begin, *item.ids] for item in tokenized], context)
+    scored = [_score(model, ids, device) for ids in chosen]
+    del model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # ONNX Runtime, which comes next, has an allocator of its own
+    return Reference(tokenized, scored)
+
+
+@torch.inference_mode()
+def _score(model: torch.nn.Module, ids: list[int], device: torch.device) -> ScoredText:
+    tensor = torch.tensor([ids], device=device)
+    logits = model(input_ids=tensor, use_cache=False).logits[0, :-1].float()
+    nll = torch.nn.functional.cross_entropy(logits, tensor[0, 1:], reduction="sum")
+    return ScoredText(ids, nll.item(), logits.argmax(-1).tolist())

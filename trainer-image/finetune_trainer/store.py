@@ -1,0 +1,166 @@
+"""The artifact store: each stage's output is its files and, put last, the manifest that commits them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from finetune_api import layout
+from finetune_api.keys import canonical
+from finetune_api.problems import problem
+from finetune_api.stage import ExitCode, Manifest, ManifestFile, Reason, StageResult
+from finetune_trainer.errors import StageFailure, bad_input
+from finetune_trainer.objects import MissingObjectError, Objects, Transferred
+from finetune_trainer.s3 import S3Client
+from finetune_trainer.s3_errors import Place
+
+STORAGE_PATH = "spec.storage.uri"
+_MAX_RESULT_METRICS = 24
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A manifest as it lies in the store, and the sha256 of its bytes."""
+
+    manifest: Manifest
+    digest: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all the manifest's files."""
+        return sum(file.size for file in self.manifest.files)
+
+    def result(self) -> StageResult:
+        """The result of the stage whose output this is, whichever attempt made it."""
+        return StageResult(
+            key=self.manifest.key,
+            ok=True,
+            digest=self.digest,
+            attempt=self.manifest.attempt,
+            bytes=self.size,
+            metrics=dict(list(self.manifest.metrics.items())[:_MAX_RESULT_METRICS]),
+        )
+
+
+class ArtifactStore:
+    """Stages' outputs below one root. Methods raise StageFailure where the store fails or lies."""
+
+    def __init__(self, objects: Objects, uri: str) -> None:
+        self._objects = objects
+        self._uri = uri
+
+    @classmethod
+    def on(cls, connection: S3Client) -> ArtifactStore:
+        """The store at the connection's `storage.uri`."""
+        uri = connection.storage.uri
+        return cls(connection.objects(Place(STORAGE_PATH, uri, Reason.BUCKET_NOT_FOUND)), uri)
+
+    def read_document(self, path: str) -> bytes | None:
+        """A small document's bytes, or None where it is not there."""
+        return self._objects.read(path)
+
+    def write_document(self, path: str, body: bytes) -> None:
+        """Puts a small document; one that is there is replaced."""
+        self._objects.write(path, body)
+
+    def read_manifest(self, key: str) -> Committed | None:
+        """The manifest of the stage with this content key, or None. Raises StageFailure (ArtifactCorrupt)."""
+        path = layout.manifest_path(key)
+        body = self._objects.read(path)
+        if body is None:
+            return None
+        try:
+            manifest = Manifest.model_validate_json(body)
+        except ValidationError as error:
+            raise self._corrupt(path, f"no manifest: {error.errors()[0]['msg']}", key) from error
+        if manifest.key != key:
+            raise self._corrupt(path, f"the manifest of another stage ({manifest.key})", key)
+        return Committed(manifest, sha256(body).hexdigest())
+
+    def damage(self, manifest: Manifest) -> list[str]:
+        """The manifest's files that are missing or of another size; empty where all are there."""
+        folder = layout.attempt_path(manifest.key, manifest.attempt) + "/"
+        there = {item.key.removeprefix(folder): item.size for item in self._objects.list(folder)}
+        return [file.path for file in manifest.files if there.get(file.path) != file.size]
+
+    def whole(self, key: str) -> Committed | None:
+        """The stage's manifest, if it is there with all its files."""
+        found = self.read_manifest(key)
+        return found if found and not self.damage(found.manifest) else None
+
+    def upload(self, key: str, attempt: str, folder: Path) -> list[ManifestFile]:
+        """Sends all files below `folder`, and returns them as the manifest lists them: by path.
+
+        Raises StageFailure (StoreUnavailable) where the store then shows other sizes than were sent.
+        """
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        prefix = layout.attempt_path(key, attempt)
+        sent = self._objects.upload({f"{prefix}/{name}": path for name, path in files.items()})
+        there = {item.key: item.size for item in self._objects.list(f"{prefix}/")}
+        for name, transferred in sent.items():
+            if there.get(name) != transferred.size:
+                message = f"{transferred.size} bytes were sent, the store shows {there.get(name)}"
+                found = problem(STORAGE_PATH, layout.join(self._uri, name), message, "Check the store.")
+                raise StageFailure(
+                    Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found]
+                )
+        return [
+            ManifestFile(path=name, size=sent[f"{prefix}/{name}"].size, sha256=sent[f"{prefix}/{name}"].sha256)
+            for name in files
+        ]
+
+    def commit(self, manifest: Manifest, *, replace: Committed | None = None) -> Committed:
+        """Puts the stage's manifest, and returns what the store holds then: ours, or that of an earlier winner.
+
+        `replace` is the damaged manifest, if any, that is in the way.
+        """
+        path, body = layout.manifest_path(manifest.key), canonical(manifest.wire())
+        now = self.read_manifest(manifest.key)
+        if now is None or (replace and now.digest == replace.digest):
+            self._objects.write(path, body, only_new=now is None)
+        # Servers that ignore If-None-Match let a later writer win: what counts is what is there now.
+        winner = self.read_manifest(manifest.key)
+        if winner is None:
+            raise self._corrupt(path, "the manifest is not there after it was put", manifest.key)
+        return winner
+
+    def download(self, manifest: Manifest, folder: Path) -> None:
+        """Fetches the stage's files into `folder`, each checked against its sha256; what differs is fetched twice.
+
+        Raises StageFailure (ArtifactCorrupt) naming the file.
+        """
+        wanted = {self._object_key(manifest, file): file for file in manifest.files}
+        bad = self._fetch(wanted, folder)
+        if bad:
+            bad = self._fetch(bad, folder)
+        if bad:
+            first = next(iter(bad))
+            raise self._corrupt(first, "the content has another sha256 than the manifest says", manifest.key)
+
+    def _fetch(self, wanted: dict[str, ManifestFile], folder: Path) -> dict[str, ManifestFile]:
+        """Fetches files, and returns those that came out wrong."""
+        try:
+            came = self._objects.download({key: folder / file.path for key, file in wanted.items()})
+        except MissingObjectError as error:
+            stage_key = error.key.split("/")[1]
+            raise self._corrupt(error.key, "the manifest names it, but it is not there", stage_key) from error
+        return {key: file for key, file in wanted.items() if came[key] != Transferred(file.size, file.sha256)}
+
+    def _object_key(self, manifest: Manifest, file: ManifestFile) -> str:
+        if not is_inside(file.path):
+            raise self._corrupt(file.path, "a path that leaves its folder", manifest.key)
+        return f"{layout.attempt_path(manifest.key, manifest.attempt)}/{file.path}"
+
+    def _corrupt(self, path: str, message: str, key: str) -> StageFailure:
+        remedy = f"Delete {layout.manifest_path(key)} to have the stage computed again."
+        found = problem(STORAGE_PATH, layout.join(self._uri, path), message, remedy)
+        return bad_input(Reason.ARTIFACT_CORRUPT, found)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a manifest's path stays below its folder, in one spelling."""
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts and "\\" not in path and str(parts) == path

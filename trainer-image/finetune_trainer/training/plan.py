@@ -1,0 +1,92 @@
+"""Which samples each optimizer step learns from, and at which learning rate: pure, so any step can be resumed at."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from finetune_api.passes import TrainingArgs
+
+# As in transformers: samples are sorted by length within so many batches, so that order stays random beyond them.
+_BATCHES_SORTED_TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: its number from 1, the epochs done after it, and the samples of each forward pass."""
+
+    number: int
+    epoch: float
+    ends_epoch: bool
+    micro_batches: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a training: a function of the samples' lengths (in tokens) and the arguments."""
+
+    lengths: Sequence[int]
+    args: TrainingArgs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that go through the data once; the last one of an epoch may be smaller."""
+        batches = math.ceil(len(self.lengths) / self.args.per_device_train_batch_size)
+        return math.ceil(batches / self.args.gradient_accumulation_steps)
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps in all."""
+        return self.args.max_steps or math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+
+    def steps(self, after: int = 0) -> Iterator[Step]:
+        """The steps that follow step number `after`."""
+        for number in range(after + 1, self.total + 1):
+            epoch, place = divmod(number - 1, self.steps_per_epoch)
+            if place == 0 or number == after + 1:
+                batches = self._epoch_batches(epoch)
+            size = self.args.gradient_accumulation_steps
+            yield Step(
+                number=number,
+                epoch=number / self.steps_per_epoch,
+                ends_epoch=place == self.steps_per_epoch - 1,
+                micro_batches=tuple(batches[place * size : (place + 1) * size]),
+            )
+
+    def _epoch_batches(self, epoch: int) -> list[tuple[int, ...]]:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        rng = random.Random(f"{seed}/{epoch}")  # noqa: S311  (an order of samples, no secret)
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        size = self.args.per_device_train_batch_size
+        if not self.args.group_by_length:
+            return _cut(order, size)
+        batches = [
+            batch
+            for group in _cut(order, size * _BATCHES_SORTED_TOGETHER)
+            for batch in _cut(sorted(group, key=lambda index: -self.lengths[index]), size)
+        ]
+        rng.shuffle(batches)
+        return batches
+
+
+def _cut(items: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def learning_rate(args: TrainingArgs, step: int, total: int) -> float:
+    """The learning rate of step number `step` (from 1) of `total`; transformers' schedules of the same names."""
+    done = step - 1
+    warmup = math.ceil(total * args.warmup_ratio) if args.warmup_steps is None else args.warmup_steps
+    if args.lr_scheduler_type == "constant":
+        return args.learning_rate
+    if done < warmup:
+        return args.learning_rate * done / warmup
+    if args.lr_scheduler_type == "constant_with_warmup":
+        return args.learning_rate
+    progress = (done - warmup) / max(1, total - warmup)
+    if args.lr_scheduler_type == "linear":
+        return args.learning_rate * max(0.0, 1 - progress)
+    return args.learning_rate * max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
