@@ -1,0 +1,1 @@
+"""What differs from kind to kind: decoding, defaults, validation, deletion."""

@@ -1,0 +1,231 @@
+"""Rules of the other built-in kinds that have some."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from finetune_local.apiserver.errors import Cause, forbidden_value, invalid_value, required, unsupported_value
+from finetune_local.apiserver.objects import Object, now
+from finetune_local.apiserver.strategies.base import BuiltinStrategy
+from finetune_local.apiserver.strategies.pods import default_template, template_causes
+
+if TYPE_CHECKING:
+    from finetune_local.apiserver.resources import Resource
+
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_MAX_DATA = 1024 * 1024
+
+
+class DataStrategy(BuiltinStrategy):
+    """ConfigMaps and Secrets: `immutable`, keys and size."""
+
+    def has_generation(self, obj: Object) -> bool:
+        return False
+
+    def prepare_create(self, obj: Object) -> None:
+        self._fill(obj)
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        self._fill(new)
+
+    def _fill(self, obj: Object) -> None:
+        """ConfigMaps have no defaults."""
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes = super().validate(resource, new, old)
+        for member in ("data", "binaryData"):
+            for key in new.get(member) or {}:
+                if not _DATA_KEY.fullmatch(key):
+                    text = (
+                        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. "
+                        "'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                    )
+                    causes.append(invalid_value(f"{member}[{key}]", key, text))
+        size = sum(len(v.encode()) for m in ("data", "binaryData") for v in (new.get(m) or {}).values())
+        if size > _MAX_DATA:
+            text = f"Too long: may not be more than {_MAX_DATA} bytes"
+            causes.append(Cause("FieldValueTooLong", "data", text))
+        if old is not None and old.get("immutable"):
+            causes += self._frozen_causes(new, old)
+        return causes
+
+    def _frozen_causes(self, new: Object, old: Object) -> list[Cause]:
+        causes = []
+        if not new.get("immutable"):
+            causes.append(forbidden_value("immutable", "field is immutable when `immutable` is set"))
+        causes += [
+            forbidden_value(member, "field is immutable when `immutable` is set")
+            for member in ("data", "binaryData")
+            if (new.get(member) or {}) != (old.get(member) or {})
+        ]
+        return causes
+
+
+class SecretStrategy(DataStrategy):
+    def _fill(self, obj: Object) -> None:
+        plain = obj.pop("stringData", None) or {}
+        if plain:
+            encoded = {key: base64.b64encode(text.encode()).decode() for key, text in plain.items()}
+            obj["data"] = {**(obj.get("data") or {}), **encoded}
+        obj.setdefault("type", "Opaque")
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes = super().validate(resource, new, old)
+        if old is not None and new.get("type") != old.get("type"):
+            causes.append(invalid_value("type", new.get("type"), "field is immutable"))
+        return causes
+
+
+class NamespaceStrategy(BuiltinStrategy):
+    returns_deleted: ClassVar[bool] = True
+    name_is_label: ClassVar[bool] = True
+
+    def has_generation(self, obj: Object) -> bool:
+        return False
+
+    def prepare_create(self, obj: Object) -> None:
+        obj["spec"] = {"finalizers": ["kubernetes"]}
+        obj["status"] = {"phase": "Active"}
+        self._label(obj)
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        new["spec"] = old["spec"]
+        self._label(new)
+
+    def _label(self, obj: Object) -> None:
+        labels = {**(obj["metadata"].get("labels") or {})}
+        labels["kubernetes.io/metadata.name"] = obj["metadata"].get("name", "")
+        obj["metadata"]["labels"] = labels
+
+
+class ServiceStrategy(BuiltinStrategy):
+    returns_deleted: ClassVar[bool] = True
+    name_is_label: ClassVar[bool] = True
+
+    def has_generation(self, obj: Object) -> bool:
+        return False
+
+    def prepare_create(self, obj: Object) -> None:
+        self._fill(obj)
+        obj["status"] = {"loadBalancer": {}}
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        self._fill(new)
+
+    def _fill(self, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        spec.setdefault("type", "ClusterIP")
+        spec.setdefault("sessionAffinity", "None")
+        spec.setdefault("internalTrafficPolicy", "Cluster")
+        spec.setdefault("ipFamilies", ["IPv4"])
+        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        if spec["type"] != "ExternalName":
+            spec.setdefault("clusterIP", "127.0.0.1")
+            spec.setdefault("clusterIPs", [spec["clusterIP"]])
+        for port in spec.get("ports", ()):
+            port.setdefault("targetPort", port.get("port"))
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes = super().validate(resource, new, old)
+        spec = new["spec"]
+        if not spec.get("ports") and spec.get("clusterIP") != "None" and spec["type"] != "ExternalName":
+            causes.append(required("spec.ports"))
+        types = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+        if spec["type"] not in types:
+            causes.append(unsupported_value("spec.type", spec["type"], types))
+        if old is not None and spec.get("clusterIP") != old["spec"].get("clusterIP"):
+            causes.append(invalid_value("spec.clusterIP", spec.get("clusterIP"), "field is immutable"))
+        return causes
+
+
+class PlainStrategy(BuiltinStrategy):
+    """Kinds whose objects have no generation: ServiceAccounts, Leases, Events …"""
+
+    def has_generation(self, obj: Object) -> bool:
+        return False
+
+
+class ServiceAccountStrategy(PlainStrategy):
+    returns_deleted: ClassVar[bool] = True
+
+
+class EventStrategy(PlainStrategy):
+    def prepare_create(self, obj: Object) -> None:
+        obj.setdefault("firstTimestamp", None if obj.get("eventTime") else now())
+        obj.setdefault("lastTimestamp", obj["firstTimestamp"])
+        obj.setdefault("source", {})
+        obj.setdefault("type", "Normal")
+        for member in ("reportingComponent", "reportingInstance"):
+            obj.setdefault(member, "")
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        about = new.get("involvedObject") or {}
+        expected = about.get("namespace") or "default"
+        if new["metadata"].get("namespace") != expected:
+            text = "does not match event.namespace"
+            return [invalid_value("involvedObject.namespace", about.get("namespace", ""), text)]
+        return []
+
+
+class ClaimStrategy(BuiltinStrategy):
+    """PersistentVolumeClaims."""
+
+    returns_deleted: ClassVar[bool] = True
+
+    def has_generation(self, obj: Object) -> bool:
+        return False
+
+    def prepare_create(self, obj: Object) -> None:
+        obj.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
+        obj["status"] = {"phase": "Pending"}
+
+
+class RbacStrategy(PlainStrategy):
+    path_names: ClassVar[bool] = True
+
+
+class BindingStrategy(RbacStrategy):
+    """RoleBindings and ClusterRoleBindings."""
+
+    def prepare_create(self, obj: Object) -> None:
+        self._fill(obj)
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        self._fill(new)
+
+    def _fill(self, obj: Object) -> None:
+        if isinstance(obj.get("roleRef"), dict):
+            obj["roleRef"].setdefault("apiGroup", "rbac.authorization.k8s.io")
+        for subject in obj.get("subjects") or ():
+            group = "" if subject.get("kind") == "ServiceAccount" else "rbac.authorization.k8s.io"
+            if group:
+                subject.setdefault("apiGroup", group)
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes = super().validate(resource, new, old)
+        if old is not None and new.get("roleRef") != old.get("roleRef"):
+            causes.append(invalid_value("roleRef", new.get("roleRef"), "cannot change roleRef"))
+        return causes
+
+
+class WorkloadStrategy(BuiltinStrategy):
+    """Deployments and their like: storable, with their template's defaults; nothing runs them here."""
+
+    def prepare_create(self, obj: Object) -> None:
+        self._fill(obj)
+        obj["status"] = {}
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        self._fill(new)
+
+    def _fill(self, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        spec.setdefault("replicas", 1)
+        template = spec.setdefault("template", {}).setdefault("spec", {})
+        default_template(template)
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes = super().validate(resource, new, old)
+        return causes or template_causes(new["spec"]["template"]["spec"], "spec.template.spec")

@@ -1,0 +1,1 @@
+"""The local cluster's Job controller."""
