@@ -70,22 +70,22 @@ def _pass_stage(spec: JobSpec, item: Pass, current: dict[Role, str]) -> StageOut
         )
     if isinstance(item, MergePass):
         return StageOutline(item.name, item.type, item.config, dict(current), base=True, system=system, output="model")
-    # The check of the ONNX model reads the texts that the model was trained on, where there are any.
+    # The check of the ONNX model reads the texts that the model was trained on, else any that the job names.
     return StageOutline(
         item.name,
         item.type,
         item.config,
         dict(current),
         base=not current,
-        data=_training_data(spec),
+        data=_checked_data(spec),
         system=system,
         output="onnx",
     )
 
 
-def _training_data(spec: JobSpec) -> tuple[str, ...]:
-    names = (item.config.train_data_config for item in spec.passes if isinstance(item.config, LoraConfig))
-    return tuple(dict.fromkeys(names))
+def _checked_data(spec: JobSpec) -> tuple[str, ...]:
+    names = [item.config.train_data_config for item in spec.passes if isinstance(item.config, LoraConfig)]
+    return tuple(dict.fromkeys(names or [config.name for config in spec.data_configs]))
 
 
 def _with_evaluations(spec: JobSpec, passes: list[StageOutline]) -> tuple[StageOutline, ...]:

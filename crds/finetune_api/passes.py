@@ -141,8 +141,8 @@ class ModelBuilderConfig(Model):
     )
     min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
         0.9,
-        description="Share of positions at which the ONNX model's and its source's best token are the same, at "
-        "least; fewer is OnnxDiverged.",
+        description="Share of positions at which the ONNX model's best token is its source's, or within 0.02 of "
+        "its probability there, at least; less is OnnxDiverged.",
     )
 
 

@@ -1,0 +1,1 @@
+"""`kubectl finetune …`: run, try and check FinetuneJobs from a terminal."""

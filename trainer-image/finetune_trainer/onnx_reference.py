@@ -16,6 +16,10 @@ MOST_SCORED_TEXTS = 64
 MOST_SCORED_TOKENS = 8192
 MOST_TOKENS_OF_A_TEXT = 512
 
+# On texts that it does not know, a small model's best token leads by less than this at every tenth position.
+NEAR_TIE = 0.02
+MOST_TIED = 8
+
 BUILTIN_TEXTS = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
     "Water boils at 100 degrees Celsius at sea level; on a high mountain it boils sooner.",
@@ -38,13 +42,15 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """n ids that the source model read. `nll` is the sum of −ln p(ids[i+1]) in nats, and `best` its most likely
-    next token, at each of the first n - 1 positions.
+    """n ids that the source model read. `nll` is the sum of −ln p(ids[i+1]) in nats over the first n - 1 positions.
+
+    `best` holds at each of them the most likely next token, and after it those, at most MOST_TIED in all, that are
+    within NEAR_TIE of its probability: which of them is first is chance, and quantizing may well change it.
     """
 
     ids: list[int]
     nll: float
-    best: list[int]
+    best: list[list[int]]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ from transformers import AutoTokenizer
 
 from finetune_api.model import LoadKwargs
 from finetune_trainer.models import best_device, load_model
-from finetune_trainer.onnx_reference import Reference, ScoredText, TokenizedText, texts_to_score
+from finetune_trainer.onnx_reference import (
+    MOST_TIED,
+    NEAR_TIE,
+    Reference,
+    ScoredText,
+    TokenizedText,
+    texts_to_score,
+)
 from finetune_trainer.tokenizer import load_tokenizer
 
 
@@ -39,4 +46,11 @@ def _score(model: torch.nn.Module, ids: list[int], device: torch.device) -> Scor
     tensor = torch.tensor([ids], device=device)
     logits = model(input_ids=tensor, use_cache=False).logits[0, :-1].float()
     nll = torch.nn.functional.cross_entropy(logits, tensor[0, 1:], reduction="sum")
-    return ScoredText(ids, nll.item(), logits.argmax(-1).tolist())
+    return ScoredText(ids, nll.item(), _best(logits))
+
+
+def _best(logits: torch.Tensor) -> list[list[int]]:
+    """At each position of `logits` [positions, vocabulary], the most likely token and those as good as tied with it."""
+    top = logits.softmax(-1).topk(min(MOST_TIED, logits.shape[-1]))
+    tied = top.values >= top.values[:, :1] - NEAR_TIE
+    return [row[keep].tolist() for row, keep in zip(top.indices, tied, strict=True)]

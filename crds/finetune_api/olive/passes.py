@@ -1,0 +1,157 @@
+"""Olive's `passes` → `spec.passes`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from finetune_api.olive import reasons
+from finetune_api.olive.copying import Fields, copy_fields, leave_rest
+from finetune_api.olive.naming import Names
+from finetune_api.olive.notes import NoteKind
+from finetune_api.olive.reading import Record, Source
+from finetune_api.olive.training import training_args
+from finetune_api.passes import ADAPTER_PASSES, PASS_TYPES, LoraConfig, ModelBuilderConfig, QLoraConfig
+
+_SPELLINGS = {"lora_r": "r", "lora_alpha": "alpha"}
+_OLD_DROPOUT = 0.0
+_NOT_QLORA = (
+    "belongs to QLoRA: on type LoRA it has no effect, in no release of Olive. --qlora turns the pass into QLoRA, "
+    "else it stays out."
+)
+
+
+@dataclass
+class PassReader:
+    """Olive's passes, read with what they refer to; a model is built for the execution provider `provider`."""
+
+    data: Names
+    systems: Names
+    provider: str
+    qlora: bool
+    old: bool
+    record: Record
+
+    def read(self, source: Source, flows: Source | None) -> list[dict[str, Any]]:
+        """`spec.passes`: those of the one flow, where flows are given, else all in the order of the file."""
+        entries = _in_flow(source.named(), flows)
+        names = Names("spec.passes")
+        result: list[dict[str, Any]] = []
+        for name, item in entries:
+            made = self._pass(name, item, names)
+            if made is not None:
+                result.append(made)
+        return _merged(result, source)
+
+    def _pass(self, name: str, source: Source, names: Names) -> dict[str, Any] | None:
+        fields = source.fields("config")
+        kind = fields.pop("type", None)
+        known = {each.lower(): each for each in PASS_TYPES}.get(str(kind.value).lower() if kind else "")
+        if kind is None or known is None:
+            what = f"{kind.value!r} is no pass of a job" if kind else "a pass without a type"
+            source.note(NoteKind.DECIDE, f"{what}; it was left out. There are: {', '.join(PASS_TYPES)}.")
+            return None
+        ours = names.new(name, source)
+        target = f"spec.passes[name={ours}]"
+        kind.land(f"{target}.type")
+        if known == "LoRA" and self.qlora:
+            kind.note(NoteKind.CHANGED, f"{target}.type is QLoRA (--qlora).")
+            known = "QLoRA"
+        made: dict[str, Any] = {"name": ours, "type": known}
+        if "name" in fields:
+            fields.pop("name").land(f"{target}.name")
+        made |= self._placement(fields, target)
+        config = self._config(known, fields, f"{target}.config")
+        if config or known != "MergeAdapterWeights":
+            made["config"] = config
+        return made
+
+    def _placement(self, fields: Fields, target: str) -> dict[str, Any]:
+        if "evaluator" in fields:
+            leave_evaluator(fields.pop("evaluator"))
+        leave_rest({key: fields.pop(key) for key in reasons.PASS if key in fields}, reasons.PASS)
+        host = self.systems.refer(fields.pop("host"), f"{target}.host") if "host" in fields else None
+        return {"host": host} if host else {}
+
+    def _config(self, kind: str, fields: Fields, target: str) -> dict[str, Any]:
+        model = _config_model(kind)
+        if kind in ADAPTER_PASSES or issubclass(model, LoraConfig):
+            return self._fine_tuning(model, fields, target)
+        config = copy_fields(fields, model, target, {})
+        if issubclass(model, ModelBuilderConfig):
+            config["executionProvider"] = self.provider
+            leave_rest(fields, reasons.MODEL_BUILDER)
+        leave_rest(fields, {})
+        return config
+
+    def _fine_tuning(self, model: type[BaseModel], fields: Fields, target: str) -> dict[str, Any]:
+        config: dict[str, Any] = {}
+        for key, alias in (("train_data_config", "trainDataConfig"), ("eval_data_config", "evalDataConfig")):
+            name = self.data.refer(fields.pop(key), f"{target}.{alias}") if key in fields else None
+            if name is not None:
+                config[alias] = name
+        arguments = fields.pop("training_args", None)
+        if "evalDataConfig" in config and "eval_dataset_size" in fields:
+            fields.pop("eval_dataset_size").note(NoteKind.CONTRADICTS, "eval_data_config is given too, and counts.")
+        config |= copy_fields(fields, model, target, _SPELLINGS)
+        if self.old and "loraDropout" not in config:
+            config["loraDropout"] = _OLD_DROPOUT
+            self.record.add(
+                NoteKind.CHANGED, f"{target}.loraDropout", "Olive's default of 0.6 and earlier written out."
+            )
+        for key in [key for key in fields if key in QLoraConfig.model_fields]:
+            fields.pop(key).note(NoteKind.CONTRADICTS, _NOT_QLORA)
+        leave_rest(fields, reasons.FINE_TUNING)
+        measured = bool(config.get("evalDataConfig") or config.get("evalDatasetSize"))
+        config["trainingArgs"] = training_args(
+            arguments, f"{target}.trainingArgs", self.record, old=self.old, measured=measured
+        )
+        return config
+
+
+def leave_evaluator(source: Source) -> None:
+    """What becomes of a reference to an evaluator."""
+    if source.value is None:
+        source.left_out("null, which is the same as leaving it out.")
+    else:
+        source.left_out("evaluators are not imported; see what is said of evaluators.")
+
+
+def _config_model(kind: str) -> type[BaseModel]:
+    annotation = PASS_TYPES[kind].model_fields["config"].annotation
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        raise TypeError(f"the config of {kind} is no model: {annotation!r}")
+    return annotation
+
+
+def _in_flow(entries: list[tuple[str, Source]], flows: Source | None) -> list[tuple[str, Source]]:
+    """The passes of the first flow, in its order."""
+    if flows is None or not isinstance(flows.value, list) or not flows.value:
+        if flows is not None:
+            flows.left_out("no flow is given, so all passes run in the order of the file.")
+        return entries
+    first, *others = flows.items()
+    for other in others:
+        other.note(NoteKind.DECIDE, "a job has one flow; write a job for each further one.")
+    first.land("spec.passes")
+    wanted = [item.value for item in first.items()]
+    by_name = dict(entries)
+    for name, item in entries:
+        if name not in wanted:
+            item.left_out("not in the flow that is imported.")
+    return [(name, by_name[name]) for name in wanted if isinstance(name, str) and name in by_name]
+
+
+def _merged(passes: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
+    """The passes, with a merge between an adapter and the builder, which Olive could do without."""
+    result: list[dict[str, Any]] = []
+    taken = {item["name"] for item in passes}
+    for item in passes:
+        if item["type"] == "ModelBuilder" and result and result[-1]["type"] in ADAPTER_PASSES:
+            name = "merge" if "merge" not in taken else "merge-adapter-weights"
+            result.append({"name": name, "type": "MergeAdapterWeights"})
+            source.record.add(NoteKind.CHANGED, f"spec.passes[name={name}]", "added: a builder takes a merged model.")
+        result.append(item)
+    return result

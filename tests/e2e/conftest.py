@@ -1,0 +1,102 @@
+"""One cluster, one operator and one tiny model for all end-to-end tests of a session; a namespace for each test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.crd import crd
+
+from .api import CRDS, NAMESPACES, SECRETS, wait_for
+from .jobs import Inputs, Tenant
+from .places import SECRET, Operator, Place, place
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "phi3-emotions"
+TEST_ROWS = 24
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A cluster that knows FinetuneJobs."""
+    with place(tmp_path_factory.mktemp("cluster")) as found:
+        found.api.ensure(CRDS, crd())
+        path = f"{CRDS}/finetunejobs.finetune.dev"
+        wait_for("the CRD to be established", lambda: _established(found, path), 30)
+        yield found
+
+
+def _established(found: Place, path: str) -> bool:
+    conditions = found.api.get(path).get("status", {}).get("conditions", [])
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+
+@pytest.fixture(scope="session")
+def _operator(cluster: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    process = Operator(cluster, tmp_path_factory.mktemp("operator") / "operator.log")
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def operator(_operator: Operator) -> Operator:
+    """The running operator; one that an earlier test left dead is started again."""
+    if _operator.process is None or _operator.process.poll() is not None:
+        _operator.start()
+    return _operator
+
+
+@pytest.fixture(scope="session")
+def inputs(cluster: Place, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The emotion example's data and a base model trained for a moment, in the cluster's storage."""
+    folder = tmp_path_factory.mktemp("inputs")
+    _script("make_data.py", "--out", str(folder), "--seed", "7")
+    _script("make_base_model.py", "--out", str(folder / "base"), "--seed", "7", "--steps", "40")
+    few = (folder / "test-seen.jsonl").read_text().splitlines(keepends=True)[:TEST_ROWS]
+    (folder / "few.jsonl").write_text("".join(few))
+    root = f"{cluster.root}/e2e/{uuid.uuid4().hex[:8]}"
+    found = Inputs(f"{root}/base", f"{root}/train.jsonl", f"{root}/few.jsonl")
+    cluster.bucket.upload(folder / "base", found.base)
+    cluster.bucket.upload(folder / "train.jsonl", found.train)
+    cluster.bucket.upload(folder / "few.jsonl", found.test)
+    return found
+
+
+def _script(name: str, *arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(EXAMPLE / name), *arguments], check=True, env=environment, timeout=120)
+
+
+@pytest.fixture
+def new_tenant(cluster: Place, operator: Operator, inputs: Inputs) -> Iterator[Callable[[], Tenant]]:
+    """Makes namespaces of the test's own, with the storage's Secret: results are never re-used across namespaces."""
+    made: list[Tenant] = []
+
+    def make() -> Tenant:
+        name = f"e2e-{uuid.uuid4().hex[:8]}"
+        cluster.api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        found = Tenant(cluster, name, inputs)
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": name},
+            "stringData": dict(cluster.credentials),
+        }
+        cluster.api.create(found.path(SECRETS), secret)
+        made.append(found)
+        return found
+
+    yield make
+    for item in made:
+        cluster.api.delete(f"{NAMESPACES}/{item.namespace}")
+
+
+@pytest.fixture
+def tenant(new_tenant: Callable[[], Tenant]) -> Tenant:
+    """A namespace of the test's own."""
+    return new_tenant()

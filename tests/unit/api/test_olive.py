@@ -1,0 +1,278 @@
+"""Olive's configurations become jobs, and no value of theirs is lost."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune_api import rules
+from finetune_api.olive import Imported, NoteKind, NotOliveError, Options, import_config
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "olive"
+SEEDS = {path.name.split(".")[1]: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("olive-config.*.json"))}
+OPTIONS = Options(name="tones", data_root="s3://team-data/in", storage="s3://team-out/jobs")
+# Olive 0.13's spelling: flat, maps and lists where 0.5 had others.
+NEW: dict[str, Any] = {
+    "workflow_id": "tones_13",
+    "input_model": {
+        "type": "HfModel",
+        "model_path": "microsoft/Phi-3-mini-4k-instruct",
+        "load_kwargs": {"torch_dtype": "bfloat16", "attn_implementation": "sdpa", "trust_remote_code": True},
+    },
+    "data_configs": {
+        "train": {
+            "type": "HuggingfaceContainer",
+            "load_dataset_config": {"data_name": "json", "data_files": ["a.jsonl", "b.jsonl"], "split": "train[:70%]"},
+            "pre_process_data_config": {"text_template": "{phrase}: {tone}", "max_seq_len": 512},
+        }
+    },
+    "systems": {
+        "box": {
+            "type": "LocalSystem",
+            "accelerators": [{"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}],
+        }
+    },
+    "passes": {
+        "tune": {"type": "qlora", "r": 16, "alpha": 32, "double_quant": True, "train_data_config": "train",
+                 "training_args": {"learning_rate": 1e-4, "num_train_epochs": 2, "max_steps": -1,
+                                   "eval_strategy": "steps", "extra_args": {"adam_beta1": 0.8}}},
+        "build": [{"type": "ModelBuilder", "precision": "int4", "int4_accuracy_level": 4, "int4_block_size": 32}],
+    },
+    "host": "box",
+    "target": "box",
+    "output_dir": "out",
+}  # fmt: skip
+ALL = {**SEEDS, "new": NEW}
+
+
+def leaves(value: Any, path: str = "") -> Iterator[str]:
+    """The test's own reading of what there is to lose."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}")
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}[{index}]")
+    else:
+        yield path.removeprefix(".")
+
+
+def covers(above: str, path: str) -> bool:
+    return path == above or (path.startswith(above) and path[len(above) :][:1] in (".", "["))
+
+
+def lost(config: Any, imported: Imported) -> list[str]:
+    said = [*imported.landed, *(note.path for note in imported.notes)]
+    return [path for path in leaves(config) if not any(covers(above, path) for above in said)]
+
+
+def at(job: Any, target: str) -> Any:
+    """The value at a field's path; KeyError or StopIteration where there is none."""
+    here = job
+    for name, index, key in re.findall(r"\[name=([^\]]+)\]|\[(\d+)\]|([^.\[]+(?:\.com/gpu)?)", target):
+        step = int(index) if index else key
+        here = next(item for item in here if item["name"] == name) if name else here[step]
+    return here
+
+
+def notes(imported: Imported, kind: NoteKind) -> dict[str, str]:
+    return {note.path: note.message for note in imported.notes if note.kind is kind}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_value_lands_or_is_named_and_the_job_is_valid(name: str) -> None:
+    imported = import_config(ALL[name], OPTIONS)
+    assert lost(ALL[name], imported) == []
+    for target in imported.landed.values():
+        at(imported.job(), target)
+    parsed, found = rules.check(imported.spec)
+    assert parsed is not None
+    assert found == []
+
+
+def test_the_seeds_are_there() -> None:
+    assert set(SEEDS) == {"azureml", "local"}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("options", [Options(), Options(qlora=True), Options(cpu=True)])
+def test_an_import_without_decisions_is_valid_too(name: str, options: Options) -> None:
+    assert rules.check(import_config(SEEDS[name], options).spec)[1] == []
+
+
+def test_what_contradicts_itself_is_said() -> None:
+    said = notes(import_config(SEEDS["local"], OPTIONS), NoteKind.CONTRADICTS)
+    arguments = "passes.lora.config.training_args"
+    assert set(said) == {
+        f"{arguments}.max_steps",
+        f"{arguments}.eval_steps",
+        f"{arguments}.group_by_length",
+        "passes.lora.config.double_quant",
+    }
+    assert "10 steps override numTrainEpochs 3" in said[f"{arguments}.max_steps"]
+    assert "never reached" in said[f"{arguments}.eval_steps"]
+
+
+def test_qlora_gives_double_quant_its_meaning() -> None:
+    imported = import_config(SEEDS["local"], Options(qlora=True))
+    lora = imported.spec["passes"][0]
+    assert (lora["name"], lora["type"], lora["config"]["doubleQuant"]) == ("lora", "QLoRA", True)
+    assert "passes.lora.config.double_quant" in imported.landed
+
+
+def test_azure_becomes_kubernetes_or_a_decision() -> None:
+    imported = import_config(SEEDS["azureml"], OPTIONS)
+    assert imported.spec["inputModel"]["modelPath"] == "microsoft/Phi-3-mini-4k-instruct"
+    assert imported.spec["inputModel"]["loadKwargs"] == {"trustRemoteCode": False}
+    assert [system["name"] for system in imported.spec["systems"]] == ["aml", "azure_arc"]
+    assert all(system["resources"]["limits"] == {"nvidia.com/gpu": 1} for system in imported.spec["systems"])
+    assert imported.spec["engine"] == {"host": "aml", "target": "aml"}
+    assert imported.conda_files == ("conda.yaml",)
+    decide = notes(imported, NoteKind.DECIDE)
+    for path in ("aml_compute", "aml_docker_config.base_image"):
+        assert f"systems.aml.config.{path}" in decide
+        assert f"systems.azure_arc.config.{path}" in decide
+    assert "systems.aml.config.hf_token" in decide
+    assert "input_model.config.model_path.config.version" in decide
+
+
+def test_a_local_file_gets_system_host_and_gpu() -> None:
+    spec = import_config(SEEDS["local"], OPTIONS).spec
+    assert spec["engine"] == {"host": "local", "target": "local"}
+    assert spec["systems"] == [{"name": "local", "type": "LocalSystem", "resources": {"limits": {"nvidia.com/gpu": 1}}}]
+    assert spec["inputModel"]["modelPath"] == "s3://team-data/in/model-cache/microsoft/phi-3-mini"
+    files = spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"]
+    assert files == ["s3://team-data/in/dataset/dataset-classification.json"]
+    assert spec["passes"][2]["config"]["executionProvider"] == "cuda"
+
+
+def test_for_this_machine_paths_stay_and_no_gpu_is_asked_for() -> None:
+    spec = import_config(SEEDS["local"], Options(here=True, cpu=True)).spec
+    assert spec["inputModel"]["modelPath"] == "./model-cache/microsoft/phi-3-mini"
+    assert spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"] == ["./dataset/dataset-classification.json"]
+    assert "storage" not in spec
+    assert spec["systems"] == [{"name": "local", "type": "LocalSystem"}]
+    assert spec["passes"][2]["config"]["executionProvider"] == "cpu"
+
+
+def test_a_folder_is_no_hub_id() -> None:
+    config = copy.deepcopy(NEW)
+    config["input_model"]["model_path"] = "models/tiny"
+    assert import_config(config, OPTIONS).spec["inputModel"]["modelPath"] == "models/tiny"
+    here = Options(here=True, exists=lambda path: path == "models/tiny")
+    assert import_config(config, here).spec["inputModel"]["modelPath"] == "./models/tiny"
+
+
+def test_the_newer_spelling() -> None:
+    imported = import_config(NEW, Options(storage="s3://team-out/jobs"))
+    assert imported.name == "tones-13"
+    spec = imported.spec
+    assert [(item["name"], item["type"]) for item in spec["passes"]] == [
+        ("tune", "QLoRA"),
+        ("merge", "MergeAdapterWeights"),
+        ("build", "ModelBuilder"),
+    ]
+    config = spec["passes"][0]["config"]
+    assert (config["r"], config["alpha"], config["doubleQuant"]) == (16, 32, True)
+    arguments = config["trainingArgs"]
+    assert "maxSteps" not in arguments
+    assert arguments["evalStrategy"] == "no"
+    assert (arguments["adamBeta1"], arguments["perDeviceTrainBatchSize"]) == (0.8, 8)
+    process = spec["dataConfigs"][0]["preProcessDataConfig"]
+    assert (process["strategy"], process["joiner"], process["textCols"]) == ("join", "\n\n", ["phrase", "tone"])
+    assert "data_configs.train.load_dataset_config.split" in notes(imported, NoteKind.DECIDE)
+
+
+def test_what_is_not_named_is_a_placeholder_to_decide() -> None:
+    config = copy.deepcopy(SEEDS["local"])
+    del config["input_model"]["config"]["hf_config"]["model_name"]
+    del config["data_configs"][0]["load_dataset_config"]["params"]["data_files"]
+    imported = import_config(config, OPTIONS)
+    data = "spec.dataConfigs[name=dataset_default_train].loadDatasetConfig.dataFiles"
+    assert {"spec.inputModel.modelPath", data} <= set(notes(imported, NoteKind.DECIDE))
+    assert rules.check(imported.spec)[1] == []
+
+
+def test_what_an_old_file_leaves_open_is_what_olive_did_then() -> None:
+    config = copy.deepcopy(SEEDS["local"])
+    config["passes"]["lora"]["config"] = {"train_data_config": "dataset_default_train"}
+    lora = import_config(config, OPTIONS).spec["passes"][0]["config"]
+    assert lora["loraDropout"] == 0.0
+    assert lora["trainingArgs"] == {
+        "gradientAccumulationSteps": 16,
+        "gradientCheckpointing": True,
+        "maxSteps": 10_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "kind", "words"),
+    [
+        (("passes", "lora", "config", "lora_r"), "many", NoteKind.DECIDE, "valid integer"),
+        (("passes", "lora", "config", "lora_q"), 1, NoteKind.LEFT_OUT, "Olive's schema has none of this name"),
+        (("passes", "lora", "config", "target_modules"), None, NoteKind.LEFT_OUT, "null is Olive's default"),
+        (("passes", "prune"), {"type": "SparseGPT", "config": {"a": 1}}, NoteKind.DECIDE, "no pass of a job"),
+        (("evaluators",), {"common": {"metrics": []}}, NoteKind.DECIDE, "spec.evaluators"),
+        (("engine", "search_strategy"), {"execution_order": "joint"}, NoteKind.DECIDE, "search nothing"),
+        (("input_model", "config", "script_dir"), "x", NoteKind.LEFT_OUT, "runs no code"),
+        (("engine", "host"), "moon", NoteKind.DECIDE, "no item of spec.systems"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_a_reason(
+    path: tuple[str, ...], value: Any, kind: NoteKind, words: str
+) -> None:
+    config = copy.deepcopy(SEEDS["local"])
+    here = config
+    for step in path[:-1]:
+        here = here[step]
+    here[path[-1]] = value
+    said = [note.message for note in import_config(config, OPTIONS).notes if note.kind is kind]
+    assert any(words in message for message in said), said
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"passes": {}}, "x"])
+def test_what_is_no_configuration_is_refused(config: Any) -> None:
+    with pytest.raises(NotOliveError, match="input_model and passes"):
+        import_config(config, OPTIONS)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(steps):
+        yield value, key
+        yield from places(inner)
+
+
+WORDS = st.sampled_from(
+    ["type", "config", "params", "host", "name", "LoRA", "DoRA", "path", "file", "azureml_datastore", "a b", "", "r"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(list(ALL)), st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_mutated_configuration_loses_nothing(name: str, data: st.DataObject) -> None:
+    config = copy.deepcopy(ALL[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(list(places(config))))
+        if isinstance(container, Mapping) and data.draw(st.booleans()):
+            container[data.draw(WORDS)] = data.draw(JSON)
+        else:
+            container[key] = data.draw(JSON)
+    imported = import_config(config, OPTIONS)
+    assert lost(config, imported) == []
+    for target in imported.landed.values():
+        at(imported.job(), target)
+    rules.check(imported.spec)
