@@ -5,7 +5,7 @@ LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,15 +13,17 @@ from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.model import LoadKwargs
-from finetune_api.passes import LoraConfig, QLoraConfig
+from finetune_api.passes import LoraConfig, QLoraConfig, TrainingArgs
 from finetune_api.stage import StageDocument
 from finetune_trainer import adapters, quantization
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
+from finetune_trainer.report import Reporter
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
-from finetune_trainer.training import loop
+from finetune_trainer.training import kernels, loop, micro_batches
 from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
+from finetune_trainer.training.plan import Plan
 from finetune_trainer.training.samples import Samples, read_samples
 
 
@@ -48,6 +50,7 @@ def run(context: StageContext) -> PassOutput:
 
     report.progress(activity="training")
     setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
+    args = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, setup.trained(), device)
     outcome = loop.train(setup, optimizer, samples.train, samples.held_out, args, report)
 
@@ -55,6 +58,23 @@ def run(context: StageContext) -> PassOutput:
     pins = context.document.pins
     adapters.save(adapted, context.output, base=source.model_path, revision=pins.model.revision if pins else None)
     return PassOutput(_metrics(outcome, samples))
+
+
+def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> TrainingArgs:
+    """Has the model compute as fast as it can on its device, each choice logged; returns how steps are cut."""
+    lengths = [len(sample.ids) for sample in samples.train]
+    steps = Plan(lengths, args).total
+    tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
+    chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
+    for reason in chosen.reasons:
+        report.log(reason)
+    if setup.device.type == "cuda" and setup.autocast is not None:
+        kernels.keep_input_type(setup.model)
+    # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
+    kernels.apply(setup.model, replace(chosen, compiled=False))
+    args = micro_batches.fitted(setup, samples.train, args, report)
+    kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
+    return args
 
 
 def parse_config(document: StageDocument) -> LoraConfig:

@@ -1,0 +1,230 @@
+"""LoRA and QLoRA on one GPU: the trainer's own entry beside plain transformers and peft, and the chip's limit.
+
+Random weights of Phi-3-mini's shape, blocks of 2048 tokens, an effective batch of 16 and then the sample's 4. The
+limit is an 8192³ product in bfloat16 measured in the same run; a frozen base costs 4 FLOP per parameter and token,
+attention apart. Prints two tables and the likeness of the adapters' gradients at step 1. Exits with 2 without a GPU.
+
+    PYTHONPATH=crds:trainer-image python bench/train_gpu.py
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import random
+import statistics
+import string
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_api.model import LoadKwargs
+from finetune_api.passes import QLoraConfig
+from finetune_api.stage import StageDocument
+from finetune_trainer import adapters
+from finetune_trainer.context import StageContext
+from finetune_trainer.passes import lora
+from finetune_trainer.passes.lora import Precision, load_base, parse_config
+from finetune_trainer.report import Reporter
+from finetune_trainer.training import kernels
+
+LENGTH = 2048
+BLOCKS = 64
+TRAINED_TOKENS = 64 * 16 * LENGTH  # so many that compiling pays, by default settings
+PLAIN_STEPS = 5
+SHAPE = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "eos_token_id": 2,
+    "pad_token_id": None,  # a padding row is all zeros, from which a random model diverges, however it is computed
+}
+SAMPLE = {"LoRA": {}, "QLoRA": {"quantType": "nf4", "doubleQuant": True}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured training; `peak` is in GiB."""
+
+    name: str
+    tokens_per_second: float
+    peak: float
+
+
+def main() -> int:
+    """Runs everything; returns the exit code."""
+    if not torch.cuda.is_available():
+        print("train_gpu: this machine has no CUDA GPU, and the figures are about one; nothing was measured.")
+        return 2
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "liger_kernel", "triton")
+    print(torch.cuda.get_device_name(), *(f"{name} {version(name)}" for name in packages), sep=", ")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parameters = make_model(folder)
+        for kind in SAMPLE:
+            print(f"{kind}: cosine of the adapters' gradients at step 1, ours and plain: {likeness(folder, kind):.6f}")
+        for batch in (16, 4):
+            limit = matrix_limit()
+            print(f"\neffective batch {batch}; limit {limit / 1e12:.0f} TFLOP/s")
+            for kind in SAMPLE:
+                rows = [plain(folder, kind, batch), ours(folder, kind, batch)]
+                for row in rows:
+                    share = row.tokens_per_second * 4 * parameters / limit
+                    gain = row.tokens_per_second / rows[0].tokens_per_second
+                    print(
+                        f"| {row.name} | {row.tokens_per_second:,.0f} tokens/s | {share:.1%} of the limit "
+                        f"| {gain:.2f} × plain | {row.peak:.1f} GiB |",
+                        flush=True,
+                    )
+    return 0
+
+
+def matrix_limit() -> float:
+    """FLOP/s of an 8192³ product in bfloat16, on random numbers: the median of thirty."""
+    size = 8192
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(35):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        left @ right
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1000)
+    return 2 * size**3 / statistics.median(seconds[5:])
+
+
+def make_model(folder: Path) -> int:
+    """Writes a random model and a tokenizer of single letters to `folder`; returns the number of parameters."""
+    from tokenizers import Tokenizer, models  # noqa: PLC0415  (with transformers, seconds that exit 2 needs not)
+    from transformers import AutoModelForCausalLM, Phi3Config  # noqa: PLC0415
+
+    letters = {letter: place + 3 for place, letter in enumerate(string.ascii_letters + " ")}
+    backend = Tokenizer(models.BPE({"<unk>": 0, "<s>": 1, "</s>": 2} | letters, [], unk_token="<unk>"))
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "</s>"}))
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(Phi3Config(**SHAPE), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    return model.num_parameters()
+
+
+def stage(kind: str, steps: int, batch: int, dropout: float = 0.05) -> StageDocument:
+    """The sample's LoRA or QLoRA: one block per forward pass, `batch` of them per step, the default optimizer."""
+    args = {"gradientAccumulationSteps": batch, "maxSteps": steps, "learningRate": 1e-4, "loggingSteps": 4}
+    process = {"textCols": ["text"], "textTemplate": "{text}", "strategy": "join", "maxSeqLen": LENGTH}
+    config = {"trainDataConfig": "train", "loraDropout": dropout, "trainingArgs": args}
+    return StageDocument.model_validate(
+        {
+            "job": {"namespace": "bench", "name": "job", "uid": "u", "generation": 1},
+            "stage": kind.lower(),
+            "type": kind,
+            "key": "0" * 64,
+            "attempt": "a1",
+            "config": config | SAMPLE[kind],
+            "storage": {"uri": "s3://bucket/prefix"},
+            "inputModel": {"modelPath": "s3://models/random"},
+            "data": [
+                {
+                    "name": "train",
+                    "loadDatasetConfig": {"dataFiles": ["s3://data/random.jsonl"]},
+                    "preProcessDataConfig": process,
+                }
+            ],
+        }
+    )
+
+
+def fresh_start() -> None:
+    """Frees what the row before held, compiled code too, so that rows do not depend on their order."""
+    gc.collect()
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def ours(folder: Path, kind: str, batch: int) -> Row:
+    """The trainer's pass; its speed is the median of its own progress lines, without the first two (warm-up)."""
+    fresh_start()
+    rng, said = random.Random(0), io.StringIO()
+    rows = [{"text": "".join(rng.choices(string.ascii_letters, k=LENGTH))} for _ in range(BLOCKS)]
+    document = stage(kind, TRAINED_TOKENS // (batch * LENGTH), batch)
+    with tempfile.TemporaryDirectory() as output:
+        lora.run(StageContext(document, {}, folder, Path(output), Path(output), Reporter(said), lambda _: rows))
+    lines = said.getvalue().splitlines()
+    print(*(line for line in lines if not line.startswith("{")), sep="\n")
+    progress = [json.loads(line) for line in lines if line.startswith("{")]
+    speeds = [line["tokensPerSecond"] for line in progress if "tokensPerSecond" in line]
+    return Row(f"ours, {kind}", statistics.median(speeds[2:]), torch.cuda.max_memory_allocated() / 2**30)
+
+
+def plain(folder: Path, kind: str, batch: int) -> Row:
+    """transformers and peft as they come: the sample's one block per forward pass, `batch` passes per step."""
+    fresh_start()
+    model = load(folder, kind)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    ids = torch.randint(0, 32_000, (batch, LENGTH), device="cuda")
+    seconds = []
+    for _ in range(PLAIN_STEPS):
+        torch.cuda.synchronize()
+        since = time.perf_counter()
+        for row in ids:
+            loss_of(model, row[None], batch).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - since)
+    speed = batch * LENGTH / statistics.median(seconds[1:])
+    return Row(f"plain, {kind}", speed, torch.cuda.max_memory_allocated() / 2**30)
+
+
+def load(folder: Path, kind: str, dropout: float = 0.05) -> Any:
+    """The base as the trainer loads it, with peft's adapters, in training mode and nothing else changed."""
+    document = stage(kind, 1, 1, dropout)
+    config, device = parse_config(document), torch.device("cuda", 0)
+    load_kwargs = LoadKwargs()
+    model = load_base(folder, load_kwargs, config, Precision.of(config, load_kwargs, device), device)
+    torch.manual_seed(config.training_args.seed)
+    assert isinstance(config, QLoraConfig) == (kind == "QLoRA")
+    return adapters.attach(model, config, adapters.target_modules(model, config, "bench")).train()
+
+
+def loss_of(model: Any, ids: torch.Tensor, batch: int) -> torch.Tensor:
+    """The step's share of the loss of `ids`, [samples, LENGTH], every token learned."""
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return model(input_ids=ids, labels=ids, num_items_in_batch=batch * (LENGTH - 1), use_cache=False).loss
+
+
+def likeness(folder: Path, kind: str) -> float:
+    """Cosine between the gradients of plain layers and of ours, all adapters taken as one vector; no dropout."""
+    model = load(folder, kind, dropout=0.0)
+    ids = torch.randint(0, 32_000, (2, LENGTH), device="cuda")
+
+    def gradients() -> torch.Tensor:
+        model.zero_grad()
+        loss_of(model, ids, 2).backward()
+        return torch.cat([item.grad.flatten().double() for item in model.parameters() if item.requires_grad])
+
+    before = gradients()
+    kernels.keep_input_type(model)
+    kernels.apply(model, kernels.Kernels(fused_loss=True, fused_layers=False, compiled=True, reasons=()))
+    return torch.nn.functional.cosine_similarity(before, gradients(), dim=0).item()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
