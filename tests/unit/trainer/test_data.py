@@ -16,7 +16,8 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+# Without the two characters that are the special tokens of `Letters`: BOS and EOS are never doubled.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x01\x02"), max_size=40)
 
 
 def config(**fields: object) -> PreProcessDataConfig:
