@@ -32,7 +32,7 @@ def write_result(path: Path, result: StageResult) -> None:
     """Writes `result` in one piece.
 
     The file is written where it is, not replaced: in a pod it is a mount, which cannot be renamed over. One
-    write of 3 KiB is not cut by a signal.
+    write this small is not cut by a signal.
     """
     body = encode(result)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
