@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
+from finetune_api.lora import QLoraConfig
 from finetune_api.model import LoadKwargs
-from finetune_api.passes import QLoraConfig
 from finetune_api.stage import StageDocument
 from finetune_trainer import adapters
 from finetune_trainer.context import StageContext

@@ -8,7 +8,8 @@ from pydantic import Field, StringConstraints
 
 from finetune_api.base import LabelName, ListMap, Model
 from finetune_api.data import DataConfig
-from finetune_api.engine import Engine, Evaluator
+from finetune_api.engine import Engine
+from finetune_api.evaluators import Evaluator
 from finetune_api.model import InputModel
 from finetune_api.passes import Pass
 from finetune_api.storage import Storage

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune_api.base import Model
-from finetune_api.engine import Evaluator
+from finetune_api.builder import ModelBuilderConfig
+from finetune_api.evaluators import Evaluator
 from finetune_api.job import JobSpec
-from finetune_api.passes import ADAPTER_PASSES, LoraConfig, LoraPass, MergePass, ModelBuilderConfig, Pass, QLoraPass
+from finetune_api.lora import LoraConfig
+from finetune_api.passes import ADAPTER_PASSES, LoraPass, MergePass, Pass, QLoraPass
 
 PREPARE = "prepare"
 PUBLISH = "publish"

@@ -12,7 +12,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from finetune_api.passes import LoraConfig
+from finetune_api.lora import LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.errors import StageFailure, bad_input

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.data import DataConfig, PreProcessDataConfig
 from finetune_api.job import JobSpec
-from finetune_api.passes import LoraConfig
+from finetune_api.lora import LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import DataPin, Reason
 from finetune_trainer.context import Row

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
-from finetune_api.passes import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig
 
 # By our names, what the builder of onnxruntime-genai 0.18 calls them: it ignores options that it does not know,
 # and its own older names (int4_block_size, …) are among those.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_api.passes import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.genai import GenaiModel

@@ -6,7 +6,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
-from finetune_api.passes import QLoraConfig
+from finetune_api.lora import QLoraConfig
 
 
 def four_bit(config: QLoraConfig, compute: torch.dtype) -> BitsAndBytesConfig:

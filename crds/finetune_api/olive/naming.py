@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Source, shown
-from finetune_api.rules import RESERVED_NAMES, RESERVED_PREFIXES
+from finetune_api.rules.names import RESERVED_NAMES, RESERVED_PREFIXES
 
 MAX_NAME = 32
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune_api.builder import ModelBuilderConfig
+from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.olive import reasons
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Record, Source
 from finetune_api.olive.training import training_args
-from finetune_api.passes import ADAPTER_PASSES, PASS_TYPES, LoraConfig, ModelBuilderConfig, QLoraConfig
+from finetune_api.passes import ADAPTER_PASSES, PASS_TYPES
 
 _SPELLINGS = {"lora_r": "r", "lora_alpha": "alpha"}
 _OLD_DROPOUT = 0.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.olive.copying import accepts
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Source
-from finetune_api.passes import ModelBuilderConfig
 
 CPU = "cpu"
 CUDA = "cuda"

@@ -8,7 +8,7 @@ from finetune_api.olive import reasons
 from finetune_api.olive.copying import copy_fields, leave_rest
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Record, Source
-from finetune_api.passes import TrainingArgs
+from finetune_api.training import TrainingArgs
 
 _SPELLINGS = {"evaluation_strategy": "eval_strategy"}
 # What Olive sets where a file says nothing, and a job would not. Up to 0.6 (olive/passes/pytorch/lora.py) …

@@ -12,11 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from finetune_api import keys, rules
 from finetune_api.base import NoEffect
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.data import PreProcessDataConfig
-from finetune_api.engine import Evaluator, Metric
+from finetune_api.evaluators import Evaluator, Metric
+from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
-from finetune_api.passes import LoraConfig, MergeConfig, ModelBuilderConfig, QLoraConfig, TrainingArgs
+from finetune_api.passes import MergeConfig
 from finetune_api.stage import DataPin, Pins
+from finetune_api.training import TrainingArgs
 
 from .specs import BUILDER, QLORA, Spec, changed, job_spec, passes_only, pins
 

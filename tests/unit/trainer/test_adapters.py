@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.passes import LoraConfig
+from finetune_api.lora import LoraConfig
 from finetune_api.stage import Reason
 from finetune_trainer.adapters import DEFAULT_TARGETS, attach, target_modules
 from finetune_trainer.errors import StageFailure

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.passes import TrainingArgs
+from finetune_api.training import TrainingArgs
 from finetune_trainer.training.plan import Plan, learning_rate
 
 

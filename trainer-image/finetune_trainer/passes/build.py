@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api.passes import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.context import PassOutput, StageContext

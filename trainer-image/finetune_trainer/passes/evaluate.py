@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetune_api.data import DataConfig
-from finetune_api.engine import Evaluator, Metric
+from finetune_api.evaluators import Evaluator, Metric
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.context import PassOutput, StageContext

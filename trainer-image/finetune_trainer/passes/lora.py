@@ -12,9 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
+from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
-from finetune_api.passes import LoraConfig, QLoraConfig, TrainingArgs
 from finetune_api.stage import StageDocument
+from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model

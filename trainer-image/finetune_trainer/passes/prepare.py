@@ -8,8 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from finetune_api import keys, layout, rules
 from finetune_api.job import JobSpec
+from finetune_api.lora import LoraConfig
 from finetune_api.outline import outline
-from finetune_api.passes import LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import DataPin, ExitCode, Pins, Prepared, Reason, StageResult
 from finetune_trainer.errors import StageFailure, bad_input

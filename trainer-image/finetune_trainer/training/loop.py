@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from finetune_api.passes import TrainingArgs
 from finetune_api.stage import ExitCode, Reason
+from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Tokens
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.report import Reporter

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from finetune_api.passes import TrainingArgs
+from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Tokens
 from finetune_trainer.report import Reporter
 from finetune_trainer.training.loop import Setup

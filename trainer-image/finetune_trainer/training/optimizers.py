@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from finetune_api.passes import TrainingArgs
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
+from finetune_api.training import TrainingArgs
 from finetune_trainer.errors import bad_input
 
 

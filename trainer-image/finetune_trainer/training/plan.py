@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune_api.passes import TrainingArgs
+from finetune_api.training import TrainingArgs
 
 # As in transformers: samples are sorted by length within so many batches, so that order stays random beyond them.
 _BATCHES_SORTED_TOGETHER = 50

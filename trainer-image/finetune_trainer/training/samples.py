@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.data import DataConfig, PreProcessDataConfig
-from finetune_api.passes import LoraConfig
+from finetune_api.lora import LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.context import Row, StageContext

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from finetune_api.passes import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model_builder import extra_options

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune_api.lora import QLoraConfig
 from finetune_api.model import LoadKwargs
-from finetune_api.passes import QLoraConfig
 from finetune_trainer import quantization
 from finetune_trainer.models import load_model
 from finetune_trainer.passes import lora, merge

@@ -1,0 +1,85 @@
+"""Rules of passes: their order, and what cannot be combined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetune_api.job import JobSpec
+from finetune_api.passes import ADAPTER_PASSES, LoraPass, ModelBuilderPass, QLoraPass
+from finetune_api.problems import Problem, problem
+
+
+def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
+    """An adapter is merged before it is built, once, and nothing follows the ONNX model."""
+    adapter: str | None = None
+    finished: str | None = None
+    trained = False
+    for index, item in enumerate(spec.passes):
+        path = f"spec.passes[{index}]"
+        if finished:
+            yield problem(path, item.name, f"follows {finished}, whose ONNX model is final", "Put ModelBuilder last.")
+        if item.type in ADAPTER_PASSES:
+            if trained:
+                yield problem(path, item.name, "a second fine-tuning pass", "Use one job for each.")
+            adapter, trained = item.name, True
+        elif item.type == "MergeAdapterWeights":
+            if adapter is None:
+                yield problem(path, item.name, "no adapter to merge", "Put LoRA or QLoRA before it.")
+            adapter = None
+        elif isinstance(item, ModelBuilderPass):
+            if adapter is not None:
+                yield problem(
+                    path,
+                    item.name,
+                    f"the adapter of {adapter} is not merged",
+                    "Put MergeAdapterWeights between them.",
+                )
+            finished = item.name
+
+
+def builder_combinations(spec: JobSpec) -> Iterator[Problem]:
+    """Combinations that build and then do not load."""
+    for index, item in enumerate(spec.passes):
+        if not isinstance(item, ModelBuilderPass):
+            continue
+        path, config = f"spec.passes[{index}].config", item.config
+        if config.precision == "fp16" and config.execution_provider == "cpu":
+            yield problem(
+                f"{path}.precision",
+                "fp16",
+                "the cpu execution provider cannot load fp16",
+                "Use int4 or fp32, or cuda.",
+            )
+        int4_only = ("int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config")
+        for name in int4_only:
+            if config.precision != "int4" and getattr(config, name) is not None:
+                alias = type(config).model_fields[name].alias
+                yield problem(f"{path}.{alias}", getattr(config, name), "only for precision int4", "Remove it.")
+
+
+def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
+    """Evaluating while training has rows to evaluate on, and one source of them."""
+    for index, item in enumerate(spec.passes):
+        if not isinstance(item, LoraPass | QLoraPass):
+            continue
+        config, path = item.config, f"spec.passes[{index}].config"
+        if config.eval_data_config and config.eval_dataset_size is not None:
+            yield problem(
+                f"{path}.evalDatasetSize",
+                config.eval_dataset_size,
+                "evalDataConfig is given too",
+                "Keep one.",
+            )
+        if config.training_args.eval_strategy != "no" and not (config.eval_data_config or config.eval_dataset_size):
+            yield problem(
+                f"{path}.trainingArgs.evalStrategy",
+                config.training_args.eval_strategy,
+                "there is nothing to evaluate on",
+                "Give evalDatasetSize or evalDataConfig.",
+            )
+        size = config.eval_dataset_size
+        if size is not None and size >= 1 and size != int(size):
+            yield problem(f"{path}.evalDatasetSize", size, "neither a share below 1 nor a count", "Use a whole number.")
+
+
+RULES = (order_of_passes, builder_combinations, evaluation_splits)
