@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,6 +16,7 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.training.batches import Batch, Collator
 from finetune_trainer.training.meter import Meter
 from finetune_trainer.training.plan import Plan, Step, learning_rate
+from finetune_trainer.training.world import Alone, World
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Setup:
     """What a loop computes with: the model on its device, and how numbers are held.
 
     `autocast` is the type that products are computed in where weights are below float32; the trained parameters
-    are float32 always. None computes in the weights' own type.
+    are float32 always. None computes in the weights' own type. Under several ranks the model's gradients are those
+    of all ranks, summed.
     """
 
     model: torch.nn.Module
     device: torch.device
     autocast: torch.dtype | None
     collate: Collator
+    world: World = field(default_factory=Alone)
 
     def loss(self, batch: Batch, divisor: int) -> torch.Tensor:
         """The summed cross entropy over the learned tokens of `batch`, over `divisor`; a scalar on the device."""
@@ -97,7 +100,7 @@ def _learn(
 
     Every learned token of the step weighs the same, in whichever of the batches it is.
     """
-    learned = max(1, sum(batch.learned for batch in batches))
+    learned = max(1, _over_ranks(setup.world, sum(batch.learned for batch in batches)))
     total = torch.zeros((), device=setup.device)
     for batch in batches:
         loss = setup.loss(batch, learned)
@@ -110,7 +113,11 @@ def _learn(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return total, norm
+    return setup.world.sum(total), norm
+
+
+def _over_ranks(world: World, count: int) -> int:
+    return int(world.sum(torch.tensor(count)))
 
 
 def _evaluates(args: TrainingArgs, step: Step) -> bool:
@@ -142,4 +149,4 @@ def evaluate(setup: Setup, samples: Sequence[Tokens], batch_size: int) -> float:
         total += setup.loss(batch, 1)
         learned += batch.learned
     setup.model.train()
-    return total.item() / max(1, learned)
+    return setup.world.sum(total).item() / max(1, _over_ranks(setup.world, learned))
