@@ -165,6 +165,8 @@ class Progress(Model):
     learning_rate: Annotated[float, Field(ge=0)] | None = None
     grad_norm: float | None = None
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    tokens_seen: Size | None = None
+    memory_bytes: Size | None = None
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
 
 
