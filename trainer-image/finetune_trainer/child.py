@@ -27,6 +27,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _terminate(termination))
     environment = read_environment(os.environ)
+    os.environ.update(environment.tracker_variables())
     report = Reporter()
     try:
         result, code = run_stage(open_workplace(environment, report, termination)), ExitCode.OK

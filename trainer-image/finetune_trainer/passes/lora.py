@@ -30,6 +30,7 @@ from finetune_trainer.training.plan import Plan
 from finetune_trainer.training.samples import Samples, read_samples
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.trackers import open_trackers, require_trackers
 
 
 def run(context: StageContext) -> PassOutput:
@@ -38,6 +39,7 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
+    require_trackers(args, f"{path}.trainingArgs")
     base, source = context.input_model()
     precision = Precision.of(config, source.load_kwargs, device)
 
@@ -60,7 +62,8 @@ def run(context: StageContext) -> PassOutput:
     setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
     micro_batch = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, adapted)
-    around = loop.Surroundings(report, saver(context, args), context.termination)
+    trackers = open_trackers(args, context.document, context.output, context.scratch, report)
+    around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
     outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
 
     report.progress(activity="saving adapter")

@@ -29,6 +29,7 @@ from finetune_trainer.training.saving import Saver, copied
 from finetune_trainer.training.schedules import learning_rate
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.stalling import StallWatch
+from finetune_trainer.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Surroundings:
     """What a training reports to, is saved by, and is stopped by."""
 
     report: Reporter
+    trackers: Trackers
     saver: Saver | None = None
     termination: Termination = field(default_factory=Termination)
 
@@ -79,7 +81,7 @@ class Training:
         self._around = around
         self._micro_batch = micro_batch or args.per_device_train_batch_size
         self._plan = Plan([len(sample.ids) for sample in samples], args)
-        self._meter = Meter(self._plan.total, setup.device, around.report)
+        self._meter = Meter(self._plan.total, setup.device, around.report, around.trackers)
         self._best = Best(args)
         self._scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)
         self._extra = args.extra()
@@ -223,6 +225,7 @@ class Training:
         if self._args.keeps_best and self._best.restore(self._setup.model):
             self._eval_loss = self._best.loss
             self._around.report.log(f"the adapter of step {self._best.step} is kept: evaluation loss {self._eval_loss}")
+        self._around.trackers.close()
         if self._around.saver:
             self._around.saver.finish()
         meter = self._meter

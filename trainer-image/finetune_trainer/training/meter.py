@@ -13,6 +13,7 @@ import torch
 
 from finetune_trainer.report import Reporter
 from finetune_trainer.training.plan import Step
+from finetune_trainer.training.trackers import Trackers
 
 
 class Meter:
@@ -22,12 +23,13 @@ class Meter:
     padding left out. Speeds are this attempt's, in tokens per second.
     """
 
-    def __init__(self, total_steps: int, device: torch.device, report: Reporter) -> None:
+    def __init__(self, total_steps: int, device: torch.device, report: Reporter, trackers: Trackers) -> None:
         self.loss = math.nan
         self.tokens = 0
         self._total_steps = total_steps
         self._device = device
         self._report = report
+        self._trackers = trackers
         self._losses: list[torch.Tensor] = []
         self.start(0)
 
@@ -47,16 +49,20 @@ class Meter:
         self.close()
         now = time.monotonic()
         done = step.number - self._first_step
+        figures = {
+            "epoch": step.epoch,
+            "loss": self.loss,
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+            "tokens_per_second": self._timed_tokens / max(now - self._window_started, 1e-9),
+            "tokens_seen": self.tokens,
+            "memory_bytes": peak_memory(self._device),
+        }
+        self._trackers.log(step.number, **figures)
         self._report.progress(
             step=step.number,
             total=self._total_steps,
-            epoch=step.epoch,
-            loss=self.loss,
-            learning_rate=rate,
-            grad_norm=norm.item(),
-            tokens_per_second=self._timed_tokens / max(now - self._window_started, 1e-9),
-            tokens_seen=self.tokens,
-            memory_bytes=peak_memory(self._device),
+            **figures,
             eta_seconds=(now - self._started) / done * (self._total_steps - step.number),
         )
         self._timed_tokens = 0
@@ -64,6 +70,7 @@ class Meter:
 
     def report_evaluation(self, step: Step, loss: float) -> None:
         """A line of progress with the evaluation's loss after `step`."""
+        self._trackers.log(step.number, eval_loss=loss)
         self._report.progress(step=step.number, total=self._total_steps, epoch=step.epoch, eval_loss=loss)
 
     def close(self) -> None:
@@ -91,12 +98,14 @@ class Meter:
             "loss": self.loss,
             "tokens": self.tokens,
             "losses": [loss.to("cpu", copy=True) for loss in self._losses],
+            "history": self._trackers.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """What `state` gave."""
         self.loss, self.tokens = state["loss"], state["tokens"]
         self._losses = [loss.to(self._device) for loss in state["losses"]]
+        self._trackers.load(state["history"])
 
 
 def peak_memory(device: torch.device) -> int:
