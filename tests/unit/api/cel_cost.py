@@ -23,7 +23,17 @@ _REQUEST = 3 * 1024 * 1024
 _CALL, _NAME, _LIST, _MAP = 1, 1, 10, 30
 _LOOP = 3  # the accumulator's own condition and step
 _MACROS = ("all", "exists", "exists_one", "existsOne", "filter", "map")
-_TRAVERSED = ("contains", "startsWith", "endsWith", "indexOf", "lowerAscii", "upperAscii", "replace", "split", "matches")
+_TRAVERSED = (
+    "contains",
+    "startsWith",
+    "endsWith",
+    "indexOf",
+    "lowerAscii",
+    "upperAscii",
+    "replace",
+    "split",
+    "matches",
+)
 
 Schema = dict[str, Any]
 _PARSER = CELParser(tree_class=lark.Tree)
