@@ -16,6 +16,7 @@ from celpy.adapter import json_to_cel
 
 from finetune_api import rules
 from finetune_api.crd import crd
+from finetune_api.policy_crd import policy_crd
 
 from .specs import BUILDER, LORA, MERGE, QLORA, Spec, changed, job_spec, passes_only
 
@@ -32,7 +33,7 @@ def test_what_is_committed_is_what_the_types_say() -> None:
     module.loader.exec_module(generate)
     rendered: dict[str, str] = generate.render()
     assert {path.name: path.read_text() for path in CRDS.glob("*.yaml")} == rendered, "run `make crds`"
-    assert [yaml.safe_load(text) for text in rendered.values()] == [crd()]
+    assert [yaml.safe_load(text) for text in rendered.values()] == [crd(), policy_crd()]
     assert all(len(text.encode()) < 256 * 1024 for text in rendered.values())
 
 
