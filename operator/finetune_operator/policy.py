@@ -37,7 +37,7 @@ def read_policy(body: Mapping[str, Any]) -> Policy:
     if not isinstance(raw, Mapping):
         return Policy(name, LabelSelector(), None, "it has no spec")
     try:
-        spec = PolicySpec.model_validate(raw, by_alias=True, by_name=False)
+        spec = PolicySpec.model_validate(raw, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         return Policy(name, _selector(raw), None, str(schema_problems(error, PolicySpec, raw, "spec")[0]))
     return Policy(name, spec.namespace_selector, spec)
@@ -45,7 +45,9 @@ def read_policy(body: Mapping[str, Any]) -> Policy:
 
 def _selector(raw: Mapping[str, Any]) -> LabelSelector:
     try:
-        return LabelSelector.model_validate(raw.get("namespaceSelector") or {}, by_alias=True, by_name=False)
+        return LabelSelector.model_validate(
+            raw.get("namespaceSelector") or {}, strict=True, by_alias=True, by_name=False
+        )
     except ValidationError:
         return LabelSelector()
 

@@ -47,7 +47,7 @@ def violations(tenancy: Tenancy, spec: JobSpec, allowed_hosts: Sequence[str] = (
     found = [
         problem(
             "metadata.namespace",
-            policy.name,
+            None,
             f"FinetunePolicy {policy.name} cannot be read, so nothing runs: {policy.problem}",
             "Have the platform team correct it.",
         )

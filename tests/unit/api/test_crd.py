@@ -226,3 +226,12 @@ def test_cel_needs_no_index_and_no_list_of_lists() -> None:
     text = json.dumps([rule["rule"] for _, rule in cel_rules()])
     assert ".map(" not in text
     assert "indexOf" not in text
+
+
+def test_cel_refuses_what_stands_beside_a_reference_to_the_platforms_system() -> None:
+    spec = job_spec(systems=[{"name": "gpu", "systemRef": "large"}])
+    assert cel_messages(spec) == set()
+    for field, value in (("image", "x"), ("resources", {}), ("type", "Kubernetes"), ("nodeSelector", {"a": "b"})):
+        broken = changed(spec, f"systems[0].{field}", value)
+        assert cel_messages(broken) == {"systemRef: give name and systemRef alone"}
+        assert rules.check(broken)[1], "what the API server refuses, the rules refuse"
