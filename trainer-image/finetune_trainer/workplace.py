@@ -30,4 +30,5 @@ def open_workplace(environment: Environment, report: Reporter) -> Workplace:
     patience = QUICK if document.type == "Prepare" else STEADY
     connection = connect(document.storage, environment.credentials, patience)
     sources = Sources(connection, environment.scratch, environment.sources, environment.hub_token)
-    return Workplace(document, ArtifactStore.on(connection), sources, environment.scratch, report)
+    store = ArtifactStore.on(connection, document.job.namespace)
+    return Workplace(document, store, sources, environment.scratch, report)
