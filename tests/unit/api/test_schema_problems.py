@@ -45,7 +45,7 @@ def test_an_unknown_field_gets_the_nearest_right_name(path: str, value: object, 
     if remedy is not None:
         assert said == remedy
     else:
-        assert said.startswith("Known here: executionProvider, int4AccuracyLevel,")
+        assert said.startswith("Known here: adapter, executionProvider, int4AccuracyLevel,")
 
 
 @pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "source_max_len", "from_pretrained_args", "model_name"])
