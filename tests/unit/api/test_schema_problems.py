@@ -122,6 +122,24 @@ def _all_fields(model: Any) -> set[str]:
             ),
         ),
         (
+            changed(job_spec(), "storage.uri", "bucket/jobs"),
+            (
+                "spec.storage.uri",
+                "bucket/jobs",
+                "string should match pattern '^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?$'",
+                "Where outputs go: `s3://bucket/prefix`.",
+            ),
+        ),
+        (
+            changed(job_spec(), "passes[2].config.int4NodesToExclude", ["/a,/b"]),
+            (
+                "spec.passes[2].config.int4NodesToExclude[0]",
+                "/a,/b",
+                r"string should match pattern '^[^,\s]+$'",
+                "Names of ONNX nodes whose weights stay unquantized, such as /lm_head/MatMul.",
+            ),
+        ),
+        (
             changed(job_spec(), "dataConfigs[0].loadDatasetConfig.dataFiles", []),
             (
                 "spec.dataConfigs[0].loadDatasetConfig.dataFiles",
