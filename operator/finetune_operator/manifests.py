@@ -24,10 +24,10 @@ RUN = "/var/run/finetune"
 STORAGE_CREDENTIALS = f"{RUN}/storage"
 HUB = f"{RUN}/hub"
 SOURCES = f"{RUN}/sources"
+TRACKERS = f"{RUN}/trackers"
 CERTIFICATES = f"{RUN}/certificates"
 # Each library that opens a connection of the trainer has its own variable for the certificates it trusts.
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
-TRACKERS = f"{RUN}/trackers"
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
 
