@@ -26,8 +26,14 @@ class ModelBuilderConfig(Model):
         description="Least precision of int4 products: 1 fp32, 2 fp16, 3 bf16, 4 int8. Default: the builder's.",
     )
     int4_is_symmetric: bool | None = Field(None, description="Quantize without zero point. Default: the builder's.")
-    int4_algo_config: Literal["default", "rtn", "k_quant", "k_quant_mixed", "k_quant_last"] | None = Field(
-        None, description="Quantization algorithm. Default: the builder's."
+    int4_algo_config: Literal["default", "rtn", "k_quant", "k_quant_mixed", "k_quant_last", "auto"] | None = Field(
+        None,
+        description="Quantization algorithm. auto: the smallest of default with blocks of 128, default with blocks of "
+        "32, k_quant, k_quant_last and k_quant_mixed that meets the evaluator's max-degradation goals beside the model "
+        "it is built from, on validation rows (evaluators[].validationSize). Default: the builder's.",
+    )
+    max_tries: Annotated[int, Field(ge=1, le=5)] | None = Field(
+        None, description="With int4AlgoConfig auto: how many of its settings are tried at most. Default: 5."
     )
     max_perplexity_ratio: Annotated[float, Field(ge=1)] = Field(
         1.25,
@@ -38,3 +44,8 @@ class ModelBuilderConfig(Model):
         description="Share of positions at which the ONNX model's best token is its source's, or within 0.02 of "
         "its probability there, at least; less is OnnxDiverged.",
     )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether quantization settings are tried until one meets the evaluator's goals."""
+        return self.int4_algo_config == "auto"

@@ -68,6 +68,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "Unsupported"
     LOSS_NOT_FINITE = "LossNotFinite"
     ONNX_DIVERGED = "OnnxDiverged"
+    GOAL_NOT_MET = "GoalNotMet"
     OUT_OF_MEMORY = "OutOfMemory"
     HARDWARE = "Hardware"
     STALLED = "Stalled"
@@ -143,11 +144,14 @@ class StageDocument(Model):
     key: Digest
     attempt: AttemptId
     config: dict[str, Any] = Field(default_factory=dict, description="The pass's or evaluator's configuration.")
+    evaluator: dict[str, Any] | None = Field(
+        None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
+    )
     storage: Storage
     input_model: InputModel | None = Field(None, description="Where the stage reads the job's input model.")
     data: list[DataConfig] = Field(default_factory=list)
     pins: Pins | None = None
-    inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx.")
+    inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx, reference.")
     spec: dict[str, Any] | None = Field(None, description="Prepare only: the job's whole spec, on the wire's terms.")
     artifacts: list[Artifact] = Field(default_factory=list, description="Publish only: what to publish.")
 

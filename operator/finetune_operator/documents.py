@@ -64,6 +64,7 @@ def stage_document(
         key=stage.key,
         attempt=attempt,
         config=stage.config,
+        evaluator=stage.evaluator,
         storage=spec.storage,
         input_model=spec.input_model if stage.base else None,
         data=[config for config in spec.data_configs if config.name in stage.data],

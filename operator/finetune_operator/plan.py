@@ -49,6 +49,7 @@ class PlannedStage(Model):
     base: bool
     data: list[str]
     output: str | None = None
+    evaluator: dict[str, Any] | None = None
     pod: PodSettings
 
 
@@ -117,6 +118,7 @@ def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -
         base=stage.base,
         data=list(stage.data),
         output=stage.output,
+        evaluator=stage.evaluator.wire() if stage.evaluator else None,
         pod=stage_pod(spec, stage, settings),
     )
 

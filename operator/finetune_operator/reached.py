@@ -51,7 +51,7 @@ class Reached:
             self._base(),
             phase=Phase.SUCCEEDED,
             reason="Succeeded",
-            message=f"All stages are done; published: {names}.",
+            message=f"All stages are done; published: {names}.{_missed_goals(self.stages)}",
             artifacts=artifacts,
             stages=self.stages,
         )
@@ -77,3 +77,14 @@ class Reached:
         if known and known.key is not None and (known.key == key or key is None) and known.state in DONE:
             return known
         return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
+
+
+def _missed_goals(stages: Sequence[StageStatus]) -> str:
+    """What evaluations with onMissedGoal warn have to say; empty where every goal was met."""
+    missed = [
+        f"{name.removesuffix('/goal')} ({stage.name})"
+        for stage in stages
+        for name, met in (stage.metrics or {}).items()
+        if name.endswith("/goal") and not met
+    ]
+    return f" Goals missed: {', '.join(missed)}." if missed else ""

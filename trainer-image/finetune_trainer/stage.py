@@ -49,15 +49,16 @@ def run_stage(place: Workplace) -> StageResult:
 def _fetch(place: Workplace) -> StageContext:
     """Everything that the pass works on."""
     place.report.progress(activity="fetching inputs")
-    inputs = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
     return StageContext(
         document=place.document,
-        inputs=inputs,
+        inputs={role: folder for role, (folder, _) in fetched.items()},
         base=fetch_base(place),
         output=_empty(place.scratch / "output"),
         scratch=_empty(place.scratch / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
+        upstream={role: manifest for role, (_, manifest) in fetched.items()},
     )
 
 
