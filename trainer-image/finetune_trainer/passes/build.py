@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_api.builder import ModelBuilderConfig
+from finetune_api.evaluators import Evaluator
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
-from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.context import PassOutput, Row, StageContext
 from finetune_trainer.data import render
 from finetune_trainer.errors import bad_input
+from finetune_trainer.evaluation.questions import RowReader
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
 
@@ -26,11 +28,15 @@ def run(context: StageContext) -> PassOutput:
     reference = make_reference(source, context.load_kwargs, reference_texts(context))
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
-    context.report.progress(activity="building ONNX model")
-    _build(context, source, config)
+    if config.chooses:
+        figures = _choose(context, source, config)
+    else:
+        context.report.progress(activity="building ONNX model")
+        _build(context, source, context.output, config)
+        figures = {}
     size = sum(file.stat().st_size for file in context.output.iterdir())
     context.report.log(f"{config.precision} model for {config.execution_provider}: {size / 1e6:.1f} MB")
-    return PassOutput()
+    return PassOutput(figures)
 
 
 def check(context: StageContext) -> dict[str, float]:
@@ -66,17 +72,31 @@ def reference_texts(context: StageContext) -> list[str]:
     """
     texts: dict[str, None] = {}
     for source in context.document.data:
-        samples = render(context.rows(source.name), source.pre_process_data_config, name=source.name)
+        samples = render(_known_rows(context, source.name), source.pre_process_data_config, name=source.name)
         texts.update(dict.fromkeys(sample.text for sample in samples if len(sample.text) > 1))
     return list(texts) or list(BUILTIN_TEXTS)
 
 
-def _build(context: StageContext, source: Path, config: ModelBuilderConfig) -> None:
+def _known_rows(context: StageContext, name: str) -> list[Row]:
+    """A data config's rows; of one that is measured later, where a quantization is chosen, the validation rows."""
+    evaluator = Evaluator.model_validate(context.document.evaluator) if context.document.evaluator else None
+    if evaluator is None or name not in evaluator.data:
+        return context.rows(name)
+    return RowReader(context, evaluator, validation=True).rows(name)
+
+
+def _choose(context: StageContext, source: Path, config: ModelBuilderConfig) -> dict[str, float]:
+    from finetune_trainer.int4_choice import choose  # noqa: PLC0415  (onnxruntime, which comes after torch)
+
+    return choose(context, source, config, lambda folder, chosen: _build(context, source, folder, chosen))
+
+
+def _build(context: StageContext, source: Path, output: Path, config: ModelBuilderConfig) -> None:
     from finetune_trainer.model_builder import build  # noqa: PLC0415  (torch or seconds of imports: `check` does without)
 
     cache = context.scratch / "builder-cache"
     try:
-        build(source, context.output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+        build(source, output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
     except NotImplementedError as error:
         path, message = "spec.inputModel.modelPath", f"onnxruntime-genai's builder does not know it: {error}"
         remedy = "Use an architecture that onnxruntime-genai supports (Phi, Llama, Mistral, Qwen, Gemma, …)."
