@@ -24,7 +24,7 @@ PASS_VERSIONS = {
     "LoRA": 1,
     "QLoRA": 1,
     "MergeAdapterWeights": 1,
-    "ModelBuilder": 1,
+    "ModelBuilder": 2,
     "Evaluate": 2,
 }
 

@@ -13,6 +13,11 @@ def attempt_path(key: str, attempt: str) -> str:
     return f"stages/{key}/{attempt}"
 
 
+def failure_path(key: str, attempt: str) -> str:
+    """The folder of what a failed attempt left to find out why: its last lines, traceback and document."""
+    return f"failures/{key}/{attempt}"
+
+
 def report_path(job_uid: str, generation: int) -> str:
     """What prepare found out about the data, and its proof that the bucket can be written."""
     return f"prepared/{job_uid}/{generation}.json"

@@ -18,6 +18,7 @@ from finetune_api.passes import ADAPTER_PASSES, LoraPass, MergePass, ModelBuilde
 
 PREPARE = "prepare"
 PUBLISH = "publish"
+REPORT = "report"
 Role = Literal["adapter", "model", "onnx", "reference"]
 INPUT_EVALUATION = "evaluate-input"
 

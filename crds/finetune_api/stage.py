@@ -152,7 +152,12 @@ class StageDocument(Model):
     data: list[DataConfig] = Field(default_factory=list)
     pins: Pins | None = None
     inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx, reference.")
-    spec: dict[str, Any] | None = Field(None, description="Prepare only: the job's whole spec, on the wire's terms.")
+    spec: dict[str, Any] | None = Field(
+        None, description="Prepare and Publish only: the job's whole spec, on the wire's terms."
+    )
+    stages: Annotated[list[StageInput], Field(max_length=40)] = Field(
+        default_factory=list, description="Publish only: every stage of the run, for its report."
+    )
     artifacts: list[Artifact] = Field(default_factory=list, description="Publish only: what to publish.")
 
 
@@ -198,6 +203,7 @@ class StageResult(Model):
     reason: Reason | None = None
     message: Short = ""
     problems: Annotated[list[Problem], Field(max_length=4)] = Field(default_factory=list)
+    evidence: bool = Field(False, description="A failed attempt left its log and traceback in the store.")
     prepared: Prepared | None = None
     published: Annotated[list[Artifact], Field(max_length=4)] = Field(
         default_factory=list, description="Publish only: the document's artifacts, with attempt and bytes filled in."
@@ -227,6 +233,9 @@ class Manifest(Model):
     files: list[ManifestFile]
     metrics: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
+    usage: dict[str, float] = Field(
+        default_factory=dict, description="seconds, memory_bytes (peak of the process), gpu_memory_bytes."
+    )
     started_at: str
     finished_at: str
 

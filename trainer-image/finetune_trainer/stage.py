@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from typing import cast
 from finetune_api.stage import Manifest, ManifestFile, StageResult
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
-from finetune_trainer.provenance import library_versions, now
+from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.workplace import Workplace
 
 # Stages that answer without an artifact of their own: `answer(place) -> StageResult`.
@@ -36,11 +37,11 @@ def run_stage(place: Workplace) -> StageResult:
     if earlier and not place.store.damage(earlier.manifest):
         place.report.log(f"{document.stage} was published by attempt {earlier.manifest.attempt}")
         return earlier.result()
-    started = now()
+    started, clock = now(), time.monotonic()
     context = _fetch(place)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started)
+    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock))
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
     return committed.result()
@@ -78,7 +79,9 @@ def _send(place: Workplace, output: Path) -> list[ManifestFile]:
     return place.store.upload(place.document.key, place.document.attempt, output)
 
 
-def _manifest(place: Workplace, files: list[ManifestFile], metrics: dict[str, float], started: str) -> Manifest:
+def _manifest(
+    place: Workplace, files: list[ManifestFile], metrics: dict[str, float], started: str, used: dict[str, float]
+) -> Manifest:
     document = place.document
     return Manifest(
         stage=document.stage,
@@ -92,6 +95,7 @@ def _manifest(place: Workplace, files: list[ManifestFile], metrics: dict[str, fl
         files=files,
         metrics=metrics,
         versions=library_versions(),
+        usage=used,
         started_at=started,
         finished_at=now(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.stage import ExitCode, Reason, StageResult
+from finetune_api.stage import Artifact, ExitCode, Reason, StageResult
 
 from ..api.specs import changed, job_spec
 from .world import World
@@ -49,3 +49,41 @@ def test_a_plan_hands_what_auto_chooses_by_to_the_builder() -> None:
     assert document.evaluator is not None
     assert document.evaluator["metrics"][0]["goal"] == GOAL
     assert document.evaluator["validationSize"] == 0.5
+
+
+def test_a_failed_stages_evidence_is_linked_where_its_attempt_left_some() -> None:
+    for left in (True, False):
+        world = World(SPEC)
+        job = world.run_until("lora")
+        key = world.document(job).key
+        said = StageResult(key=key, ok=False, reason=Reason.MODEL_INVALID, message="no", evidence=left)
+        world.fail(job, ExitCode.BAD_INPUT, said)
+        world.step()
+        assert world.status["phase"] == "Failed"
+        expected = f"s3://out/jobs/failures/{key}/{job}" if left else None
+        assert world.stage("lora").get("evidence") == expected
+
+
+def test_publish_is_told_of_every_stage_and_its_report_is_an_artifact() -> None:
+    world = World(SPEC)
+    job = world.run_until("publish")
+    document = world.document(job)
+    assert [item.stage for item in document.stages] == ["evaluate-input", "lora", "merge", "onnx", "evaluate-onnx"]
+    assert document.spec is not None
+    said = world.answer(job)
+    report = Artifact(name="report", stage="publish", key=document.key, digest="d" * 64, attempt=job, bytes=5)
+    world.complete(job, said.model_copy(update={"published": [*said.published, report]}))
+    world.step()
+    (found,) = (item for item in world.status["artifacts"] if item["name"] == "report")
+    assert found["uri"] == f"s3://out/jobs/stages/{document.key}/{job}"
+    assert world.status["phase"] == "Succeeded"
+
+
+def test_nothing_but_the_report_may_be_published_beside_what_was_asked_for() -> None:
+    world = World(SPEC)
+    job = world.run_until("publish")
+    said = world.answer(job)
+    other = Artifact(name="report", stage="publish", key="e" * 64, digest="d" * 64, attempt=job, bytes=5)
+    world.complete(job, said.model_copy(update={"published": [*said.published, other]}))
+    world.step()
+    assert world.status["phase"] != "Succeeded"

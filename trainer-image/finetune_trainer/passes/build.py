@@ -34,6 +34,8 @@ def run(context: StageContext) -> PassOutput:
         context.report.progress(activity="building ONNX model")
         _build(context, source, context.output, config)
         figures = {}
+    stops = _add_stop_tokens(context, source)
+    context.report.log(f"answers end at the tokens {stops}")
     size = sum(file.stat().st_size for file in context.output.iterdir())
     context.report.log(f"{config.precision} model for {config.execution_provider}: {size / 1e6:.1f} MB")
     return PassOutput(figures)
@@ -83,6 +85,12 @@ def _known_rows(context: StageContext, name: str) -> list[Row]:
     if evaluator is None or name not in evaluator.data:
         return context.rows(name)
     return RowReader(context, evaluator, validation=True).rows(name)
+
+
+def _add_stop_tokens(context: StageContext, source: Path) -> list[int]:
+    from finetune_trainer.chat_stop import add_stop_tokens  # noqa: PLC0415  (transformers: `check` does without)
+
+    return add_stop_tokens(source, context.output, remote_code=context.load_kwargs.trust_remote_code)
 
 
 def _choose(context: StageContext, source: Path, config: ModelBuilderConfig) -> dict[str, float]:

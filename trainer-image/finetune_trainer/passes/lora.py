@@ -20,12 +20,16 @@ from finetune_trainer import adapters, quantization
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
+from finetune_trainer.reporting.card import NAME as CARD
+from finetune_trainer.reporting.card import stage_card
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 from finetune_trainer.training import kernels, loop, micro_batches
 from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
 from finetune_trainer.training.plan import Plan
 from finetune_trainer.training.samples import Samples, read_samples
+
+TRAINING_LOG = "training_log.jsonl"
 
 
 def run(context: StageContext) -> PassOutput:
@@ -50,6 +54,7 @@ def run(context: StageContext) -> PassOutput:
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
 
     report.progress(activity="training")
+    report.keep(context.output / TRAINING_LOG)
     setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
     args = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, setup.trained(), device)
@@ -58,7 +63,10 @@ def run(context: StageContext) -> PassOutput:
     report.progress(activity="saving adapter")
     pins = context.document.pins
     adapters.save(adapted, context.output, base=source.model_path, revision=pins.model.revision if pins else None)
-    return PassOutput(_metrics(outcome, samples))
+    figures = _metrics(outcome, samples)
+    card = stage_card(context, f"{context.document.type} adapter", figures)
+    (context.output / CARD).write_text(card, encoding="utf-8")
+    return PassOutput(figures)
 
 
 def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> TrainingArgs:
