@@ -96,6 +96,7 @@ def _texts(place: Workplace, manifest: Manifest, folder: Path) -> dict[str, str]
     ]
     if not wanted:
         return {}
+    folder.mkdir(parents=True, exist_ok=True)
     place.store.download(manifest.model_copy(update={"files": wanted}), folder)
     return {file.path: (folder / file.path).read_text(encoding="utf-8") for file in wanted}
 
