@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from finetune_api.builder import NOT_RUN
 from finetune_api.evaluators import METRIC_FIELDS, ROW_METRICS, Evaluator, Metric
 from finetune_api.job import JobSpec
 from finetune_api.passes import ModelBuilderPass
@@ -64,6 +65,9 @@ def automatic_quantization(spec: JobSpec) -> Iterator[Problem]:
             if item.config.max_tries is not None:
                 yield problem(f"{path}.maxTries", item.config.max_tries, "only with int4AlgoConfig auto", "Remove it.")
             continue
+        if item.config.execution_provider in NOT_RUN:
+            provider = item.config.execution_provider
+            yield problem(f"{path}.executionProvider", provider, "no try could be run on it", "Use cpu or cuda.")
         if item.config.int4_block_size is not None:
             yield problem(
                 f"{path}.int4BlockSize", item.config.int4_block_size, "int4AlgoConfig auto chooses it", "Remove it."

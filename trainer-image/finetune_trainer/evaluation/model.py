@@ -57,6 +57,6 @@ def load_subject(context: StageContext) -> Subject:
 
 def load_onnx(folder: Path) -> Measurable:
     """The model in onnxruntime-genai's layout in `folder`."""
-    from finetune_trainer.genai import GenaiModel  # noqa: PLC0415  (transformers' way needs no onnxruntime)
+    from finetune_trainer.genai import GenaiModel, runnable  # noqa: PLC0415  (transformers' way needs no onnxruntime)
 
-    return GenaiModel(folder)
+    return GenaiModel(runnable(folder))

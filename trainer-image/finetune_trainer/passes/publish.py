@@ -52,7 +52,7 @@ def _report(place: Workplace) -> Artifact:
         started, clock = now(), time.monotonic()
         place.report.progress(activity="writing report")
         folder = place.scratch / "report"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_report(place, folder)
         manifest = Manifest(
             stage=document.stage,
