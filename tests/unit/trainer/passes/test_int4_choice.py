@@ -23,21 +23,39 @@ EVALUATOR = {"name": "e", "metrics": [TONE | GOAL], "validationSize": 0.5}
 LENIENT = {"precision": "int4", "maxPerplexityRatio": 1e9, "minTop1Agreement": 0}
 
 
+def scale_channels(tensors: dict[str, Any], norm: str, linear: str) -> None:
+    """The same function, but every 8th channel's weights are 30 times what they were."""
+    tensors[f"{norm}.weight"][::8] /= 30
+    tensors[f"{linear}.weight"][:, ::8] *= 30
+
+
 @pytest.fixture(scope="session")
-def hostile(merged: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The merged model's twin: the same function, but every 8th channel's weights are 30 times the others'."""
-    folder = tmp_path_factory.mktemp("hostile") / "model"
-    shutil.copytree(merged.folder, folder)
-    tensors = load_file(folder / "model.safetensors")
-    for layer in range(2):
+def twins(merged: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The merged model's twins: `everywhere` all of its weights suit 4 bits badly, `at the end` those of its head."""
+    layers = [
+        (f"model.layers.{layer}.{norm}", f"model.layers.{layer}.{linear}")
+        for layer in range(2)
         for norm, linear in (
             ("input_layernorm", "self_attn.qkv_proj"),
             ("post_attention_layernorm", "mlp.gate_up_proj"),
-        ):
-            tensors[f"model.layers.{layer}.{norm}.weight"][::8] /= 30
-            tensors[f"model.layers.{layer}.{linear}.weight"][:, ::8] *= 30
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+        )
+    ]
+    made = {}
+    for name, pairs in {"everywhere": layers, "at the end": [("model.norm", "lm_head")]}.items():
+        folder = tmp_path_factory.mktemp("hostile") / "model"
+        shutil.copytree(merged.folder, folder)
+        tensors = load_file(folder / "model.safetensors")
+        for norm, linear in pairs:
+            scale_channels(tensors, norm, linear)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        made[name] = folder
+    return made
+
+
+@pytest.fixture(scope="session")
+def hostile(twins: dict[str, Path]) -> Path:
+    """The twin that no setting of 4 bits suits."""
+    return twins["everywhere"]
 
 
 def test_the_default_diverges_or_misses_its_goal(run_stage: Callable, accuracy_of: Callable, hostile: Path) -> None:
@@ -62,8 +80,10 @@ def many_rows(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def test_auto_finds_the_smallest_that_meets_the_goal_and_the_test_rows_agree(
-    run_stage: Callable, hostile: Path, many_rows: dict[str, list[Any]]
+    run_stage: Callable, twins: dict[str, Path], many_rows: dict[str, list[Any]]
 ) -> None:
+    """Only the last product needs 8 bits here, which is what the fourth setting gives it."""
+    hostile = twins["at the end"]
     config, given = LENIENT | {"int4AlgoConfig": "auto"}, {"data": {"test": {}}, "own_rows": many_rows}
     ran = run_stage(build, "ModelBuilder", config, inputs={"model": hostile}, evaluator=EVALUATOR, **given)
     said = json.loads((ran.folder / int4_choice.FILE).read_text())

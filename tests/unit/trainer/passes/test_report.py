@@ -79,7 +79,7 @@ def report(
         }
     )
     scratch = tmp_path_factory.mktemp("publish")
-    place = Workplace(document, store, None, scratch, Reporter(io.StringIO()))  # type: ignore[arg-type]
+    place = Workplace(document, store, None, scratch, Reporter(io.StringIO()), None, None)  # type: ignore[arg-type]
     [artifact] = publish.answer(place).published
     assert (artifact.name, artifact.attempt) == ("report", "p1")
     again = publish.answer(place).published
