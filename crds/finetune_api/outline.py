@@ -84,7 +84,7 @@ def _pass_stage(spec: JobSpec, item: Pass, current: dict[Role, str]) -> StageOut
         item.type,
         item.config,
         dict(current),
-        base=not current,
+        base="model" not in current,
         data=tuple(dict.fromkeys([*_checked_data(spec), *(chooser.data if chooser else ())])),
         system=system,
         output="onnx",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from finetune_api import layout
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
+from finetune_api.stage import Artifact
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
 from finetune_operator.attempts import DONE
 from finetune_operator.conditions import RunState
@@ -98,3 +100,16 @@ def _missed_goals(stages: Sequence[StageStatus]) -> str:
         if name.endswith("/goal") and not met
     ]
     return f" Goals missed: {', '.join(missed)}." if missed else ""
+
+
+def published(plan: Plan, item: Artifact) -> ArtifactStatus:
+    """An artifact of publish's result as status names it; its URI is computed here, never taken from a pod."""
+    root = plan.job_spec().storage.uri
+    return ArtifactStatus(
+        name=item.name,
+        stage=item.stage,
+        uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
+        manifest=layout.join(root, layout.manifest_path(item.key)),
+        digest=item.digest,
+        bytes=item.bytes or None,
+    )

@@ -11,7 +11,7 @@ import torch
 from finetune_api.lora import QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_trainer.generation import Limits, Timing
-from finetune_trainer.models import best_device, dtype_named, load_model
+from finetune_trainer.models import best_device, dtype_named, load_model, load_with_adapter
 
 # Bounds the cache of keys and values: prompts of one forward pass × (longest prompt + answer).
 _CACHED_TOKENS = 16_384
@@ -99,9 +99,8 @@ def load_hf_generator(
     """
     device = best_device()
     if quantized is None:
-        model = load_model(folder, load, device=device)
-    else:
-        model = _load_quantized(folder, load, quantized, device)
+        return HfGenerator(load_with_adapter(folder, load, adapter, device), device)
+    model = _load_quantized(folder, load, quantized, device)
     if adapter is None:
         return HfGenerator(model, device)
     from peft import PeftModel  # noqa: PLC0415  (seconds of imports that a model without adapter does without)

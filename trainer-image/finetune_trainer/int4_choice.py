@@ -118,7 +118,7 @@ def _source_values(context: StageContext, source: Path, evaluator: Evaluator, re
     from finetune_trainer.generation_hf import load_hf_generator  # noqa: PLC0415  (torch: `check` does without)
 
     context.report.progress(activity="measuring source model")
-    model = load_hf_generator(source, context.load_kwargs, None)
+    model = load_hf_generator(source, context.load_kwargs, context.inputs.get("adapter"))
     subject = Subject("model", model, load_tokenizer(source), (source,))
     return {name: item.value for name, item in _measured(context, subject, evaluator, reader).items()}
 
