@@ -38,11 +38,12 @@ COLUMNS = [
 # Together these say what `rules.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
-    "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
+    "!self.passes.exists(b, b.type == 'ModelBuilder') || "
+    "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || "
     "self.passes.exists(m, m.type == 'MergeAdapterWeights')"
 )
 ADAPTER_BEFORE_MERGE = (
-    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA']"
+    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA', 'DoRA']"
 )
 ONE_MERGE = "self.passes.filter(p, p.type == 'MergeAdapterWeights').size() <= 1"
 BUILDER_LAST = (
@@ -50,7 +51,7 @@ BUILDER_LAST = (
     "(self.passes.filter(p, p.type == 'ModelBuilder').size() == 1 && "
     "self.passes[size(self.passes) - 1].type == 'ModelBuilder')"
 )
-ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA']).size() <= 1"
+ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA', 'DoRA']).size() <= 1"
 
 
 def crd() -> Schema:
@@ -113,10 +114,10 @@ def _spec() -> Schema:
             "put MergeAdapterWeights between the adapter's pass and ModelBuilder",
             ".passes",
         ),
-        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA or QLoRA before it", ".passes"),
+        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it", ".passes"),
         _rule(ONE_MERGE, "at most one MergeAdapterWeights pass: there is one adapter to merge", ".passes"),
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
-        _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
+        _rule(ONE_TRAINING, "at most one LoRA, QLoRA or DoRA pass; use one job for each", ".passes"),
     ]
     return schema
 
@@ -156,6 +157,13 @@ def _passes(info: FieldInfo) -> Schema:
         )
         for field, types in required.items()
     ]
+    rules.append(
+        _rule(
+            "!has(self.config) || !has(self.config.targetModules) || !('all-linear' in self.config.targetModules) || "
+            "self.config.targetModules.size() == 1",
+            "config.targetModules: all-linear stands alone",
+        )
+    )
     item = {
         "type": "object",
         "description": "One pass.",

@@ -23,6 +23,7 @@ from finetune_api.stage import Pins
 PASS_VERSIONS = {
     "LoRA": 1,
     "QLoRA": 1,
+    "DoRA": 1,
     "MergeAdapterWeights": 1,
     "ModelBuilder": 1,
     "Evaluate": 1,

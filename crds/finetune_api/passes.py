@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.base import Model, Name
 from finetune_api.builder import ModelBuilderConfig
-from finetune_api.lora import LoraConfig, QLoraConfig
+from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 
 
 class MergeConfig(Model):
@@ -31,6 +31,11 @@ class QLoraPass(_PassBase):
     config: QLoraConfig = Field(description="Parameters of QLoRA.")
 
 
+class DoraPass(_PassBase):
+    type: Literal["DoRA"] = Field(description="DoRA.")
+    config: DoraConfig = Field(description="Parameters of DoRA.")
+
+
 class MergePass(_PassBase):
     type: Literal["MergeAdapterWeights"] = Field(description="MergeAdapterWeights.")
     config: MergeConfig = Field(default_factory=MergeConfig, description="None.")
@@ -41,11 +46,12 @@ class ModelBuilderPass(_PassBase):
     config: ModelBuilderConfig = Field(description="Parameters of ModelBuilder.")
 
 
-Pass = Annotated[LoraPass | QLoraPass | MergePass | ModelBuilderPass, Field(discriminator="type")]
+Pass = Annotated[LoraPass | QLoraPass | DoraPass | MergePass | ModelBuilderPass, Field(discriminator="type")]
 PASS_TYPES: dict[str, type[_PassBase]] = {
     "LoRA": LoraPass,
     "QLoRA": QLoraPass,
+    "DoRA": DoraPass,
     "MergeAdapterWeights": MergePass,
     "ModelBuilder": ModelBuilderPass,
 }
-ADAPTER_PASSES = frozenset({"LoRA", "QLoRA"})
+ADAPTER_PASSES = frozenset({"LoRA", "QLoRA", "DoRA"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.problems import problem
 from finetune_api.stage import ExitCode, Reason, StageDocument
 from finetune_trainer.errors import StageFailure
@@ -70,7 +71,7 @@ def _memory_advice(document: StageDocument) -> tuple[str, object, str]:
     """The field to change, its value, and how."""
     config = f"spec.passes[name={document.stage}].config"
     more = "give the stage's system more memory (spec.systems[].resources.limits)"
-    if document.type in ("LoRA", "QLoRA"):
+    if document.type in ADAPTER_PASSES:
         batch = (document.config.get("trainingArgs") or {}).get("perDeviceTrainBatchSize", 1)
         length = max((data.pre_process_data_config.max_seq_len for data in document.data), default=0)
         quantized = "" if document.type == "QLoRA" else "use QLoRA, "

@@ -20,6 +20,7 @@ ANSWERS = {"Prepare": "prepare", "Publish": "publish", "Probe": "probe"}
 PASSES = {
     "LoRA": "lora",
     "QLoRA": "lora",
+    "DoRA": "lora",
     "MergeAdapterWeights": "merge",
     "ModelBuilder": "build",
     "Evaluate": "evaluate",

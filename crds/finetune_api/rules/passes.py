@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from finetune_api.job import JobSpec
-from finetune_api.passes import ADAPTER_PASSES, LoraPass, ModelBuilderPass, QLoraPass
+from finetune_api.lora import ALL_LINEAR, LoraConfig
+from finetune_api.passes import ADAPTER_PASSES, ModelBuilderPass
 from finetune_api.problems import Problem, problem
 
 
@@ -24,7 +26,7 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
             adapter, trained = item.name, True
         elif item.type == "MergeAdapterWeights":
             if adapter is None:
-                yield problem(path, item.name, "no adapter to merge", "Put LoRA or QLoRA before it.")
+                yield problem(path, item.name, "no adapter to merge", "Put LoRA, QLoRA or DoRA before it.")
             adapter = None
         elif isinstance(item, ModelBuilderPass):
             if adapter is not None:
@@ -60,7 +62,7 @@ def builder_combinations(spec: JobSpec) -> Iterator[Problem]:
 def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
     """Evaluating while training has rows to evaluate on, and one source of them."""
     for index, item in enumerate(spec.passes):
-        if not isinstance(item, LoraPass | QLoraPass):
+        if not isinstance(item.config, LoraConfig):
             continue
         config, path = item.config, f"spec.passes[{index}].config"
         if config.eval_data_config and config.eval_dataset_size is not None:
@@ -82,4 +84,33 @@ def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
             yield problem(f"{path}.evalDatasetSize", size, "neither a share below 1 nor a count", "Use a whole number.")
 
 
-RULES = (order_of_passes, builder_combinations, evaluation_splits)
+def adapted_modules(spec: JobSpec) -> Iterator[Problem]:
+    """Names of modules mean one thing each, and patterns of names are regular expressions."""
+    for index, item in enumerate(spec.passes):
+        if not isinstance(item.config, LoraConfig):
+            continue
+        config, path = item.config, f"spec.passes[{index}].config"
+        targets = config.target_modules or []
+        if ALL_LINEAR in targets and len(targets) > 1:
+            others = ", ".join(name for name in targets if name != ALL_LINEAR)
+            yield problem(f"{path}.targetModules", ALL_LINEAR, f"means {others} too", "Let it stand alone.")
+        for name in sorted(set(targets) & set(config.modules_to_save or [])):
+            message = "is in targetModules too, and cannot be both trained whole and adapted"
+            yield problem(f"{path}.modulesToSave", name, message, "Keep one.")
+        for field, patterns in (("rankPattern", config.rank_pattern), ("alphaPattern", config.alpha_pattern)):
+            for pattern in patterns:
+                fault = _fault_of(pattern)
+                if fault:
+                    remedy = "Write the end of a module's name, such as layers.0.self_attn.o_proj."
+                    yield problem(f"{path}.{field}", pattern, f"no regular expression: {fault}", remedy)
+
+
+def _fault_of(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""
+
+
+RULES = (order_of_passes, builder_combinations, evaluation_splits, adapted_modules)

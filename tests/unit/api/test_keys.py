@@ -15,7 +15,7 @@ from finetune_api.base import NoEffect
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.evaluators import Evaluator, Metric
-from finetune_api.lora import LoraConfig, QLoraConfig
+from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.passes import MergeConfig
 from finetune_api.stage import DataPin, Pins
@@ -28,6 +28,7 @@ SMALLEST: dict[type[BaseModel], dict[str, Any]] = {
     TrainingArgs: {},
     LoraConfig: {"train_data_config": "train"},
     QLoraConfig: {"train_data_config": "train"},
+    DoraConfig: {"train_data_config": "train"},
     MergeConfig: {},
     ModelBuilderConfig: {"precision": "int4"},
     PreProcessDataConfig: {},
@@ -56,6 +57,8 @@ def candidates(annotation: Any) -> list[Any]:
         return candidates(arguments[0])
     if origin is list:
         return [[value] for value in candidates(arguments[0])]
+    if origin is dict:
+        return [{"name": value} for value in candidates(arguments[1])]
     return {bool: [True, False], int: [8, 9, 2], float: [0.25, 0.5, 1.5, 2.0], str: ["aa", "bb"]}[annotation]
 
 
@@ -99,7 +102,7 @@ def differing(other: dict[str, str]) -> set[str]:
 
 def test_keys_are_stable_over_releases() -> None:
     """A changed key computes everybody's stages anew: raise PASS_VERSIONS on purpose, never by accident."""
-    assert keys.combined(KEYS) == "95eee41ba49bad7ab8070b8c967777915467a31b8d37e6d34423edf7a99a0655"
+    assert keys.combined(KEYS) == "1af497625ff2c71b90e9f84cb959d57a38357a3d3379b47172d1ca2e252a78ce"
 
 
 def test_equal_specs_have_equal_keys() -> None:

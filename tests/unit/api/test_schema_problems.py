@@ -96,7 +96,7 @@ def _all_fields(model: Any) -> set[str]:
                 "spec.passes[0].type",
                 "Lora",
                 "not a known value",
-                "Use 'LoRA', 'QLoRA', 'MergeAdapterWeights', 'ModelBuilder'.",
+                "Use 'LoRA', 'QLoRA', 'DoRA', 'MergeAdapterWeights', 'ModelBuilder'.",
             ),
         ),
         (

@@ -1,6 +1,7 @@
-"""LoRA and QLoRA: a low-rank adapter, trained beside a frozen base model.
+"""LoRA, QLoRA and DoRA: a low-rank adapter, trained beside a frozen base model.
 
-LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
+LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.14314. DoRA: Liu et al. 2024,
+arXiv:2402.09353.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
-from finetune_api.lora import LoraConfig, QLoraConfig
+from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
@@ -44,10 +45,10 @@ def run(context: StageContext) -> PassOutput:
 
     report.progress(activity="loading model")
     model = load_base(base, source.load_kwargs, config, precision, device)
-    targets = adapters.target_modules(model, config, path)
+    parts = adapters.trained_parts(model, config, path)
     torch.manual_seed(args.seed)
-    adapted = adapters.attach(model, config, targets)
-    report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
+    adapted = adapters.attach(model, config, parts)
+    report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {parts}")
 
     report.progress(activity="training")
     setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
@@ -79,8 +80,9 @@ def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: 
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
-    """The pass's config: a QLoraConfig for type QLoRA."""
-    return (QLoraConfig if document.type == "QLoRA" else LoraConfig).model_validate(document.config)
+    """The pass's config, of the type that the document's says."""
+    kinds: dict[str, type[LoraConfig]] = {"LoRA": LoraConfig, "QLoRA": QLoraConfig, "DoRA": DoraConfig}
+    return kinds[document.type].model_validate(document.config)
 
 
 @dataclass(frozen=True)
