@@ -12,7 +12,13 @@ from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 
 
 class MergeConfig(Model):
-    """MergeAdapterWeights has no parameters: the adapter is added to the base at full precision."""
+    """MergeAdapterWeights: the adapter is added to the base at full precision."""
+
+    base_weights: Literal["original", "dequantized"] = Field(
+        "original",
+        description="What an adapter of QLoRA is added to: the base's original weights, or the rounded values that its "
+        "4-bit form had, so that the merged model is the one that was trained.",
+    )
 
 
 class _PassBase(Model):
@@ -38,7 +44,7 @@ class DoraPass(_PassBase):
 
 class MergePass(_PassBase):
     type: Literal["MergeAdapterWeights"] = Field(description="MergeAdapterWeights.")
-    config: MergeConfig = Field(default_factory=MergeConfig, description="None.")
+    config: MergeConfig = Field(default_factory=MergeConfig, description="Parameters of MergeAdapterWeights.")
 
 
 class ModelBuilderPass(_PassBase):

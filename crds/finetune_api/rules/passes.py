@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from finetune_api.job import JobSpec
 from finetune_api.lora import ALL_LINEAR, LoraConfig
-from finetune_api.passes import ADAPTER_PASSES, ModelBuilderPass
+from finetune_api.passes import ADAPTER_PASSES, MergeConfig, ModelBuilderPass
 from finetune_api.problems import Problem, problem
 
 
@@ -37,6 +37,17 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
                     "Put MergeAdapterWeights between them.",
                 )
             finished = item.name
+
+
+def merged_base(spec: JobSpec) -> Iterator[Problem]:
+    """Only QLoRA's base has a dequantized form."""
+    trained = [item for item in spec.passes if item.type in ADAPTER_PASSES]
+    for index, item in enumerate(spec.passes):
+        if isinstance(item.config, MergeConfig) and item.config.base_weights == "dequantized":
+            for other in trained:
+                if other.type != "QLoRA":
+                    path = f"spec.passes[{index}].config.baseWeights"
+                    yield problem(path, "dequantized", f"{other.name} is no QLoRA pass", "Use original.")
 
 
 def builder_combinations(spec: JobSpec) -> Iterator[Problem]:
@@ -113,4 +124,4 @@ def _fault_of(pattern: str) -> str:
     return ""
 
 
-RULES = (order_of_passes, builder_combinations, evaluation_splits, adapted_modules)
+RULES = (order_of_passes, merged_base, builder_combinations, evaluation_splits, adapted_modules)

@@ -100,6 +100,10 @@ BETWEEN_FIELDS = [
         ("spec.passes[2]", "again", "no adapter to merge", "Put LoRA, QLoRA or DoRA before it."),
     ),
     (
+        passes_only(LORA, {**MERGE, "config": {"baseWeights": "dequantized"}}),
+        ("spec.passes[1].config.baseWeights", "dequantized", "lora is no QLoRA pass", "Use original."),
+    ),
+    (
         passes_only(LORA, BUILDER),
         (
             "spec.passes[1]",

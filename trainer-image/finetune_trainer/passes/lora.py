@@ -45,6 +45,8 @@ def run(context: StageContext) -> PassOutput:
 
     report.progress(activity="loading model")
     model = load_base(base, source.load_kwargs, config, precision, device)
+    if isinstance(config, QLoraConfig):
+        quantization.described(model, config, precision.weights).write(context.output)
     parts = adapters.trained_parts(model, config, path)
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
