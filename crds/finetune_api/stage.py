@@ -71,6 +71,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HARDWARE = "Hardware"
     STALLED = "Stalled"
+    RANK_LOST = "RankLost"
     STORE_UNAVAILABLE = "StoreUnavailable"
     HUB_UNAVAILABLE = "HubUnavailable"
     TERMINATED = "Terminated"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from finetune_api.model import InputModel, LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_trainer.report import Reporter
+from finetune_trainer.training.world import Alone, World
 
 Row = dict[str, Any]
 
@@ -21,7 +22,8 @@ class StageContext:
     `inputs` holds, by role (adapter, model, onnx), the local folder of each upstream output, its files checked
     against their sha256. `base` is the local folder of the job's input model where the document names one.
     `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
-    config, after checking that they are the pinned ones.
+    config, after checking that they are the pinned ones. `world` are the processes that run the pass together; all
+    have a context, and the main one's output is published.
     """
 
     document: StageDocument
@@ -31,6 +33,7 @@ class StageContext:
     scratch: Path
     report: Reporter
     rows: Callable[[str], list[Row]]
+    world: World = field(default_factory=Alone)
 
     @property
     def load_kwargs(self) -> LoadKwargs:

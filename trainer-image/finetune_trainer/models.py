@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ MODEL_PATH = "spec.inputModel.modelPath"
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """This process's GPU where there is one (LOCAL_RANK says which of several), else the CPU."""
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def dtype_named(name: str) -> torch.dtype:

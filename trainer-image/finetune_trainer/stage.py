@@ -12,6 +12,7 @@ from finetune_api.stage import Manifest, ManifestFile, StageResult
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now
+from finetune_trainer.training.world import Alone, World
 from finetune_trainer.workplace import Workplace
 
 # Stages that answer without an artifact of their own: `answer(place) -> StageResult`.
@@ -27,18 +28,25 @@ PASSES = {
 }
 
 
-def run_stage(place: Workplace) -> StageResult:
-    """Runs the stage of `place.document`. Raises StageFailure where it cannot end well."""
-    document = place.document
+def run_stage(place: Workplace, world: World | None = None) -> StageResult:
+    """Runs the stage of `place.document`, in `world` where several processes share it.
+
+    Raises StageFailure where it cannot end well.
+    """
+    document, world = place.document, world or Alone()
+    if not world.is_main:
+        return _share(place, world)
     if document.type in ANSWERS:
         answer: StageResult = import_module(f"finetune_trainer.passes.{ANSWERS[document.type]}").answer(place)
         return answer
     earlier = place.store.read_manifest(document.key)
-    if earlier and not place.store.damage(earlier.manifest):
-        place.report.log(f"{document.stage} was published by attempt {earlier.manifest.attempt}")
-        return earlier.result()
+    done = earlier if earlier and not place.store.damage(earlier.manifest) else None
+    world.any(done is not None)
+    if done:
+        place.report.log(f"{document.stage} was published by attempt {done.manifest.attempt}")
+        return done.result()
     started = now()
-    context = _fetch(place)
+    context = _fetch(place, world)
     metrics = _compute(context)
     files = _send(place, context.output)
     manifest = _manifest(place, files, metrics, started)
@@ -47,24 +55,43 @@ def run_stage(place: Workplace) -> StageResult:
     return committed.result()
 
 
-def _fetch(place: Workplace) -> StageContext:
-    """Everything that the pass works on."""
+def _share(place: Workplace, world: World) -> StageResult:
+    """The part in a pass of a process that is not the main one: it computes, and neither checks nor publishes."""
+    if not world.any(False):
+        _pass(place.document.type).run(_fetch(place, world))
+    return StageResult(key=place.document.key, ok=True)
+
+
+def _fetch(place: Workplace, world: World) -> StageContext:
+    """Everything that the pass works on; a node's processes share what is fetched, and write each to its own folder."""
     place.report.progress(activity="fetching inputs")
-    inputs = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    own = place.scratch if world.is_main else place.scratch / f"rank-{world.rank}"
+    inputs, base = world.first_on_node(lambda: _inputs(place))
     return StageContext(
         document=place.document,
         inputs=inputs,
-        base=fetch_base(place),
-        output=_empty(place.scratch / "output"),
-        scratch=_empty(place.scratch / "pass"),
+        base=base,
+        output=_empty(own / "output"),
+        scratch=_empty(own / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
+        world=world,
     )
+
+
+def _inputs(place: Workplace) -> tuple[dict[str, Path], Path | None]:
+    """The folders of upstream outputs, by role, and that of the input model."""
+    inputs = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    return inputs, fetch_base(place)
+
+
+def _pass(kind: str) -> Pass:
+    return cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[kind]}"))
 
 
 def _compute(context: StageContext) -> dict[str, float]:
     """The pass and, where it has one, its check; returns the figures of both."""
-    module = cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[context.document.type]}"))
+    module = _pass(context.document.type)
     metrics = dict(module.run(context).metrics)
     if hasattr(module, "check"):
         context.report.progress(activity="checking")

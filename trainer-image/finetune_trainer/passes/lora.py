@@ -40,7 +40,7 @@ def run(context: StageContext) -> PassOutput:
 
     report.progress(activity="reading data")
     tokenizer = load_tokenizer(base)
-    samples = read_samples(context, config, tokenizer)
+    samples = context.world.first_on_node(lambda: read_samples(context, config, tokenizer))
     report.log(f"{len(samples.train)} samples to learn from, {len(samples.held_out)} to evaluate on")
 
     report.progress(activity="loading model")
@@ -52,8 +52,10 @@ def run(context: StageContext) -> PassOutput:
     adapted = adapters.attach(model, config, parts)
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {parts}")
 
+    # Ranks draw the same adapter, and then each its own dropout.
+    torch.manual_seed(args.seed + context.world.rank)
     report.progress(activity="training")
-    setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
+    setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
     args = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, setup.trained(), device)
     outcome = loop.train(setup, optimizer, samples.train, samples.held_out, args, report)
@@ -67,7 +69,7 @@ def run(context: StageContext) -> PassOutput:
 def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> TrainingArgs:
     """Has the model compute as fast as it can on its device, each choice logged; returns how steps are cut."""
     lengths = [len(sample.ids) for sample in samples.train]
-    steps = Plan(lengths, args).total
+    steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
     chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
     for reason in chosen.reasons:

@@ -16,6 +16,7 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.training.batches import Batch, Collator
 from finetune_trainer.training.meter import Meter
 from finetune_trainer.training.plan import Plan, Step, learning_rate
+from finetune_trainer.training.sharing import Filled
 from finetune_trainer.training.world import Alone, World
 
 
@@ -67,7 +68,9 @@ def train(
 
     Raises StageFailure (LossNotFinite) where the loss is NaN or infinite.
     """
-    plan = Plan([len(sample.ids) for sample in samples], args)
+    world = setup.world
+    plan = Plan([len(sample.ids) for sample in samples], args, world.rank, world.size)
+    samples = Filled(samples)
     meter = Meter(plan.total)
     eval_loss = None
     scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)
@@ -76,7 +79,7 @@ def train(
         rate = learning_rate(args, step.number, plan.total)
         batches = [setup.collate([samples[index] for index in part]) for part in step.micro_batches]
         loss, norm = _learn(setup, optimizer, scaler, batches, rate, args.max_grad_norm)
-        meter.add(loss, batches)
+        meter.add(loss, _over_ranks(world, sum(batch.tokens for batch in batches)))
         last = step.number == plan.total
         if last or step.number % args.logging_steps == 0:
             meter.report(step, norm, rate, report)
@@ -106,6 +109,7 @@ def _learn(
         loss = setup.loss(batch, learned)
         scaler.scale(loss).backward()
         total += loss.detach()
+    setup.world.sum_gradients(setup.trained())
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(setup.trained(), max_norm if max_norm > 0 else math.inf)
     for group in optimizer.param_groups:
@@ -141,12 +145,16 @@ def _require_finite(loss: float, step: int, args: TrainingArgs) -> None:
 @torch.no_grad()
 def evaluate(setup: Setup, samples: Sequence[Tokens], batch_size: int) -> float:
     """Mean loss over the learned tokens of `samples`, in nats; dropout is off meanwhile."""
+    world = setup.world
+    filled = Filled(samples)
+    places = range(world.rank, math.ceil(len(samples) / world.size) * world.size, world.size)
+    own = [filled[min(place, len(samples))] for place in places]
     setup.model.eval()
     total = torch.zeros((), device=setup.device, dtype=torch.float64)
     learned = 0
-    for start in range(0, len(samples), batch_size):
-        batch = setup.collate(samples[start : start + batch_size])
+    for start in range(0, len(own), batch_size):
+        batch = setup.collate(own[start : start + batch_size])
         total += setup.loss(batch, 1)
         learned += batch.learned
     setup.model.train()
-    return setup.world.sum(total).item() / max(1, _over_ranks(setup.world, learned))
+    return world.sum(total).item() / max(1, _over_ranks(world, learned))

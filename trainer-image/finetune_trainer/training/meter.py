@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from finetune_trainer.report import Reporter
-from finetune_trainer.training.batches import Batch
 from finetune_trainer.training.plan import Step
 
 
@@ -29,9 +28,8 @@ class Meter:
         self._window_tokens = 0
         self._started = self._window_started = time.monotonic()
 
-    def add(self, loss: torch.Tensor, batches: Sequence[Batch]) -> None:
-        """Counts one step: its loss, still on the device, and its batches."""
-        tokens = sum(batch.tokens for batch in batches)
+    def add(self, loss: torch.Tensor, tokens: int) -> None:
+        """Counts one step: its loss, still on the device, and its tokens, over all ranks."""
         self.tokens += tokens
         self._window_tokens += tokens
         self._losses.append(loss)

@@ -35,7 +35,7 @@ def fitted(setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, report: 
     optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
     free = torch.cuda.mem_get_info(setup.device)[0] - optimizer
     tokens = args.per_device_train_batch_size * lengths.pop()
-    together = passes_together(args.gradient_accumulation_steps, tokens, taken, int(free))
+    together = setup.world.least(passes_together(args.gradient_accumulation_steps, tokens, taken, int(free)))
     report.log(
         f"a forward and backward pass over {tokens} tokens takes {taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB "
         f"free: {together} of a step's {args.gradient_accumulation_steps} passes are taken together"
