@@ -35,7 +35,7 @@ COLUMNS = [
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 
-# Together these say what `rules.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
+# Together these say what `rules.passes.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || "

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_api.model import InputModel, LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_trainer.report import Reporter
+from finetune_trainer.termination import Termination
 from finetune_trainer.training.world import Alone, World
+
+if TYPE_CHECKING:
+    from finetune_trainer.checkpoints import Checkpoints  # a pass is given it, and imports no store for its type
 
 Row = dict[str, Any]
 
@@ -23,7 +27,8 @@ class StageContext:
     against their sha256. `base` is the local folder of the job's input model where the document names one.
     `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
     config, after checking that they are the pinned ones. `world` are the processes that run the pass together; all
-    have a context, and the main one's output is published.
+    have a context, and the main one's output is published. `checkpoints` are the stage's, where it has a store;
+    `termination` says when to stop.
     """
 
     document: StageDocument
@@ -34,6 +39,8 @@ class StageContext:
     report: Reporter
     rows: Callable[[str], list[Row]]
     world: World = field(default_factory=Alone)
+    checkpoints: Checkpoints | None = None
+    termination: Termination = field(default_factory=Termination)
 
     @property
     def load_kwargs(self) -> LoadKwargs:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, ManifestFile, StageResult
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
@@ -44,6 +45,8 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
     world.any(done is not None)
     if done:
         place.report.log(f"{document.stage} was published by attempt {done.manifest.attempt}")
+        if document.type in ADAPTER_PASSES:
+            place.checkpoints.clear()
         return done.result()
     started = now()
     context = _fetch(place, world)
@@ -52,6 +55,8 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
     manifest = _manifest(place, files, metrics, started)
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
+    if document.type in ADAPTER_PASSES:
+        place.checkpoints.clear()
     return committed.result()
 
 
@@ -76,6 +81,8 @@ def _fetch(place: Workplace, world: World) -> StageContext:
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
         world=world,
+        checkpoints=place.checkpoints,
+        termination=place.termination,
     )
 
 

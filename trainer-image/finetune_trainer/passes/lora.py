@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import peft
 import torch
 from transformers import PreTrainedModel
 
@@ -24,9 +25,13 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 from finetune_trainer.training import kernels, loop, micro_batches
 from finetune_trainer.training.batches import Collator
+from finetune_trainer.training.neftune import add_noise
 from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
 from finetune_trainer.training.plan import Plan
 from finetune_trainer.training.samples import Samples, read_samples
+from finetune_trainer.training.saving import Saver
+from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.trackers import open_trackers, require_trackers
 
 
 def run(context: StageContext) -> PassOutput:
@@ -35,6 +40,7 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
+    require_trackers(args, f"{path}.trainingArgs")
     base, source = context.input_model()
     precision = Precision.of(config, source.load_kwargs, device)
 
@@ -48,17 +54,22 @@ def run(context: StageContext) -> PassOutput:
     if isinstance(config, QLoraConfig):
         quantization.described(model, config, precision.weights).write(context.output)
     parts = adapters.trained_parts(model, config, path)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {parts}")
 
-    # Ranks draw the same adapter, and then each its own dropout.
-    torch.manual_seed(args.seed + context.world.rank)
     report.progress(activity="training")
-    setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
-    args = accelerate(setup, samples, args, report)
-    optimizer = make_optimizer(args, setup.trained(), device)
-    outcome = loop.train(setup, optimizer, samples.train, samples.held_out, args, report)
+    if args.neftune_noise_alpha:
+        add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
+    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
+    micro_batch = accelerate(setup, samples, args, report)
+    optimizer = make_optimizer(args, adapted)
+    # One rank reports for all.
+    wanted = args if context.world.is_main else args.model_copy(update={"report_to": None})
+    trackers = open_trackers(wanted, context.document, context.output, context.scratch, report)
+    around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
+    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
 
     report.progress(activity="saving adapter")
     pins = context.document.pins
@@ -66,8 +77,15 @@ def run(context: StageContext) -> PassOutput:
     return PassOutput(_metrics(outcome, samples))
 
 
-def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> TrainingArgs:
-    """Has the model compute as fast as it can on its device, each choice logged; returns how steps are cut."""
+def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
+    """What saves and finds checkpoints; None where the stage has no store."""
+    if context.checkpoints is None:
+        return None
+    return Saver(context.checkpoints, args, context.scratch, context.report, sends=context.world.is_main)
+
+
+def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
+    """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
     lengths = [len(sample.ids) for sample in samples.train]
     steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
@@ -78,9 +96,16 @@ def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: 
         kernels.keep_input_type(setup.model)
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    args = micro_batches.fitted(setup, samples.train, args, report)
+    fitted = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
+    micro_batch = setup.world.least(fitted)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
-    return args
+    return micro_batch
+
+
+def recompute(model: torch.nn.Module) -> None:
+    """Has `model`, with or without adapters, compute activations again in the backward pass."""
+    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
@@ -116,7 +141,7 @@ def load_base(
     if four_bit:
         quantization.keep_trainable_on_cpu(model)
     if config.training_args.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        recompute(model)
     return model
 
 

@@ -132,6 +132,13 @@ class Ranks:
         """Waits until all ranks are here."""
         self.least(0)
 
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns to rank 0, sent to the others."""
+        carried = [make() if self.is_main else None]
+        dist.broadcast_object_list(carried, src=0, device=torch.device("cpu"))
+        made: T = carried[0]  # type: ignore[assignment]  (the others' None is overwritten)
+        return made
+
     def first_on_node(self, make: Callable[[], T]) -> T:
         """What `make` returns to the node's first process, which hands it on in a file of the shared folder."""
         self._things += 1

@@ -41,6 +41,9 @@ class World(Protocol):
     def barrier(self) -> None:
         """Waits until all ranks are here."""
 
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns to the main process; the others get a copy."""
+
     def first_on_node(self, make: Callable[[], T]) -> T:
         """What `make` returns to one process of each node; the others there get a copy."""
 
@@ -69,6 +72,10 @@ class Alone:
 
     def barrier(self) -> None:
         """Nothing to wait for."""
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns."""
+        return make()
 
     def first_on_node(self, make: Callable[[], T]) -> T:
         """What `make` returns."""
