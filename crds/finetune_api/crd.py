@@ -164,6 +164,13 @@ def _passes(info: FieldInfo) -> Schema:
             "config.targetModules: all-linear stands alone",
         )
     )
+    rules.append(
+        _rule(
+            "!has(self.config) || !has(self.config.sharding) || self.config.sharding == 'none' || "
+            "(self.type != 'DoRA' && !has(self.config.modulesToSave))",
+            "config.sharding: fsdp is not for DoRA, and not with modulesToSave",
+        )
+    )
     item = {
         "type": "object",
         "description": "One pass.",

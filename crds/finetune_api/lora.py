@@ -57,6 +57,12 @@ class LoraConfig(Model):
     torch_dtype: TorchDtype | None = Field(
         None, description="Type of the frozen weights. Default: bfloat16 on a GPU, float32 on a CPU."
     )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="none: every process holds the whole base model. fsdp: each of the system's processes holds a part "
+        "and gathers one layer at a time (PyTorch's FSDP2), for models that do not fit one GPU; not for DoRA, and not "
+        "with modulesToSave. Without effect where one process trains.",
+    )
     training_args: TrainingArgs = Field(default_factory=TrainingArgs, description="The training loop.")
 
 

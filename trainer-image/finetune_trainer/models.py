@@ -61,7 +61,7 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise _unloadable(folder, f"transformers cannot load it: {_first_line(error)}") from error
+        raise unloadable(folder, f"transformers cannot load it: {_first_line(error)}") from error
     _require_every_weight(folder, info)
     model.requires_grad_(False)
     return model.eval()
@@ -70,13 +70,14 @@ def load_model(
 def _require_every_weight(folder: Path, info: Mapping[str, Any]) -> None:
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise _unloadable(folder, f"{len(missing)} weights are not in its files: {', '.join(missing[:3])}")
+        raise unloadable(folder, f"{len(missing)} weights are not in its files: {', '.join(missing[:3])}")
     if info["mismatched_keys"]:
         name, found, wanted = min(info["mismatched_keys"])
-        raise _unloadable(folder, f"{name} has the shape {list(found)}; config.json means {list(wanted)}")
+        raise unloadable(folder, f"{name} has the shape {list(found)}; config.json means {list(wanted)}")
 
 
-def _unloadable(folder: Path, message: str) -> StageFailure:
+def unloadable(folder: Path, message: str) -> StageFailure:
+    """The failure for a model whose files do not make up a model."""
     remedy = "Use a whole folder in Hugging Face's layout: config.json, tokenizer files and *.safetensors."
     return bad_input(Reason.MODEL_INVALID, problem(MODEL_PATH, folder.name, message, remedy))
 

@@ -101,6 +101,9 @@ def adapted_modules(spec: JobSpec) -> Iterator[Problem]:
         if not isinstance(item.config, LoraConfig):
             continue
         config, path = item.config, f"spec.passes[{index}].config"
+        if config.sharding == "fsdp" and (item.type == "DoRA" or config.modules_to_save):
+            what = "DoRA's magnitudes need" if item.type == "DoRA" else "modulesToSave needs"
+            yield problem(f"{path}.sharding", "fsdp", f"{what} whole weights", "Use none, or LoRA or QLoRA alone.")
         targets = config.target_modules or []
         if ALL_LINEAR in targets and len(targets) > 1:
             others = ", ".join(name for name in targets if name != ALL_LINEAR)

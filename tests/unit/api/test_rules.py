@@ -147,6 +147,15 @@ BETWEEN_FIELDS = [
         ),
     ),
     (
+        passes_only({**LORA, "type": "DoRA", "config": {"trainDataConfig": "train", "sharding": "fsdp"}}),
+        (
+            "spec.passes[0].config.sharding",
+            "fsdp",
+            "DoRA's magnitudes need whole weights",
+            "Use none, or LoRA or QLoRA alone.",
+        ),
+    ),
+    (
         changed(job_spec(), "passes[2].config.precision", "fp16"),
         (
             "spec.passes[2].config.precision",

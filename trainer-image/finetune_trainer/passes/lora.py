@@ -18,7 +18,7 @@ from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
-from finetune_trainer import adapters, quantization
+from finetune_trainer import adapters, quantization, sharded_model
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
@@ -32,6 +32,7 @@ from finetune_trainer.training.samples import Samples, read_samples
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.trackers import open_trackers, require_trackers
+from finetune_trainer.training.world import World
 
 
 def run(context: StageContext) -> PassOutput:
@@ -50,13 +51,20 @@ def run(context: StageContext) -> PassOutput:
     report.log(f"{len(samples.train)} samples to learn from, {len(samples.held_out)} to evaluate on")
 
     report.progress(activity="loading model")
-    model = load_base(base, source.load_kwargs, config, precision, device)
+    sharded = config.sharding == "fsdp" and context.world.size > 1
+    if sharded:
+        model = load_sharded_base(base, source.load_kwargs, config, precision, device, context.world)
+    else:
+        model = load_base(base, source.load_kwargs, config, precision, device)
     if isinstance(config, QLoraConfig):
         quantization.described(model, config, precision.weights).write(context.output)
     parts = adapters.trained_parts(model, config, path)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
+    if sharded:
+        sharded_model.shard_rest(adapted, device, context.world)
+        report.log(f"the base model is shared out among {context.world.size} processes")
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {parts}")
 
     report.progress(activity="training")
@@ -140,6 +148,24 @@ def load_base(
     model = load_model(folder, load, device=device, dtype=precision.weights, quantization=four_bit)
     if four_bit:
         quantization.keep_trainable_on_cpu(model)
+    if config.training_args.gradient_checkpointing:
+        recompute(model)
+    return model
+
+
+def load_sharded_base(
+    folder: Path, load: LoadKwargs, config: LoraConfig, precision: Precision, device: torch.device, world: World
+) -> PreTrainedModel:
+    """The frozen base model, each rank of `world` with a part of every layer; under QLoRA quantized to 4 bits."""
+    model = sharded_model.load_sharded(
+        folder,
+        load,
+        device=device,
+        dtype=precision.weights,
+        world=world,
+        four_bit=config if isinstance(config, QLoraConfig) else None,
+        compute=precision.compute,
+    )
     if config.training_args.gradient_checkpointing:
         recompute(model)
     return model

@@ -77,3 +77,29 @@ def test_two_ranks_learn_what_one_process_learns(
     base = AutoModelForCausalLM.from_pretrained(base_model)
     loaded = peft.PeftModel.from_pretrained(base, first["folder"])
     assert loaded.peft_config["default"].use_dora is (kind == "DoRA")
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "QLoRA"])
+def test_two_ranks_with_half_the_base_each_learn_what_one_process_learns(
+    make_stage: Callable, lora_config: Callable, tmp_path: Path, base_model: Path, few: dict[str, Any], kind: str
+) -> None:
+    settings = {"evalDatasetSize": 7, "loraDropout": 0, "sharding": "fsdp", "targetModules": ["all-linear"]}
+    alone = on(
+        Alone(),
+        make_stage,
+        kind,
+        lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=4, **STEPS),
+        own_rows=few,
+    )
+    config = lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=2, **STEPS)
+    first, second = together(lambda world: on(world, make_stage, kind, config, own_rows=few), tmp_path)
+    assert "shared out among 2 processes" in first["said"]
+    assert course(first["said"]) == pytest.approx(course(alone["said"]), rel=1e-3)
+    assert first["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"], rel=0.01)
+    assert first["metrics"]["eval_loss"] == pytest.approx(alone["metrics"]["eval_loss"], rel=0.01)
+    weights, other = (load_file(each["folder"] / "adapter_model.safetensors") for each in (first, second))
+    single = load_file(alone["folder"] / "adapter_model.safetensors")
+    assert {name: tensor.shape for name, tensor in weights.items()} == {k: v.shape for k, v in single.items()}
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_model), first["folder"])
+    assert (first["folder"] / "four_bit_base.json").exists() is (kind == "QLoRA")
