@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_api.model import InputModel, LoadKwargs
-from finetune_api.stage import StageDocument
+from finetune_api.stage import StageDocument, Verified
 from finetune_trainer.report import Reporter
 from finetune_trainer.termination import Termination
 from finetune_trainer.training.world import Alone, World
@@ -69,3 +69,6 @@ class Pass(Protocol):
 
     def check(self, context: StageContext) -> dict[str, float]:
         """Prove the output, and return further figures. Raises StageFailure where it is not good."""
+
+    def verified(self, context: StageContext) -> Verified:
+        """How `check` proved it; asked of passes that have it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from finetune_api.passes import ADAPTER_PASSES
-from finetune_api.stage import Manifest, ManifestFile, StageResult
+from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now
@@ -52,7 +52,7 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
     context = _fetch(place, world)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started)
+    manifest = _manifest(place, files, metrics, started).model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
     if document.type in ADAPTER_PASSES:
@@ -63,7 +63,8 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
 def _share(place: Workplace, world: World) -> StageResult:
     """The part in a pass of a process that is not the main one: it computes, and neither checks nor publishes."""
     if not world.any(False):
-        _pass(place.document.type).run(_fetch(place, world))
+        context = _fetch(place, world)
+        _pass(context).run(context)
     return StageResult(key=place.document.key, ok=True)
 
 
@@ -92,19 +93,24 @@ def _inputs(place: Workplace) -> tuple[dict[str, Path], Path | None]:
     return inputs, fetch_base(place)
 
 
-def _pass(kind: str) -> Pass:
-    return cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[kind]}"))
-
-
 def _compute(context: StageContext) -> dict[str, float]:
     """The pass and, where it has one, its check; returns the figures of both."""
-    module = _pass(context.document.type)
+    module = _pass(context)
     metrics = dict(module.run(context).metrics)
     if hasattr(module, "check"):
         context.report.progress(activity="checking")
         metrics |= module.check(context)
     # JSON has no NaN; what has no value is no figure.
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _verified(context: StageContext) -> Verified | None:
+    module = _pass(context)
+    return module.verified(context) if hasattr(module, "verified") else None
+
+
+def _pass(context: StageContext) -> Pass:
+    return cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[context.document.type]}"))
 
 
 def _send(place: Workplace, output: Path) -> list[ManifestFile]:
