@@ -110,6 +110,8 @@ def _root() -> Schema:
 
 def _spec() -> Schema:
     schema = structural(JobSpec, "What the job asks for.", special={"passes": _passes})
+    system = schema["properties"]["systems"]["items"]
+    system["x-kubernetes-validations"] = [_rule(_alone(system), "systemRef: give name and systemRef alone")]
     schema["x-kubernetes-validations"] = [
         _rule(
             MERGE_BEFORE_BUILD,
@@ -122,6 +124,12 @@ def _spec() -> Schema:
         _rule(ONE_TRAINING, "at most one LoRA, QLoRA or DoRA pass; use one job for each", ".passes"),
     ]
     return schema
+
+
+def _alone(system: Schema) -> str:
+    """CEL: beside systemRef there is nothing but the name."""
+    others = [f"!has(self.{field})" for field in system["properties"] if field not in ("name", "systemRef")]
+    return f"!has(self.systemRef) || ({' && '.join(others)})"
 
 
 def _passes(info: FieldInfo) -> Schema:
