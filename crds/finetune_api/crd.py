@@ -42,7 +42,8 @@ COLUMNS = [
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || "
     "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || "
-    "self.passes.exists(m, m.type == 'MergeAdapterWeights')"
+    "self.passes.exists(m, m.type == 'MergeAdapterWeights' || "
+    "(has(m.config) && has(m.config.adapter) && m.config.adapter == 'unmerged'))"
 )
 ADAPTER_BEFORE_MERGE = (
     "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA', 'DoRA']"
