@@ -224,7 +224,7 @@ def load(folder: Path, kind: str, dropout: float = 0.05, dtype: str = "bfloat16"
     model = load_base(folder, load_kwargs, config, Precision.of(config, load_kwargs, device), device)
     torch.manual_seed(config.training_args.seed)
     assert isinstance(config, QLoraConfig) == (kind == "QLoRA")
-    return adapters.attach(model, config, adapters.target_modules(model, config, "bench")).train()
+    return adapters.attach(model, config, adapters.trained_parts(model, config, "bench")).train()
 
 
 def loss_of(model: Any, ids: torch.Tensor, batch: int, *, autocast: bool = True) -> torch.Tensor:

@@ -41,12 +41,13 @@ COLUMNS = [
 # Together these say what `rules.passes.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
-    "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
+    "!self.passes.exists(b, b.type == 'ModelBuilder') || "
+    "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || "
     "self.passes.exists(m, m.type == 'MergeAdapterWeights' || "
     "(has(m.config) && has(m.config.adapter) && m.config.adapter == 'unmerged'))"
 )
 ADAPTER_BEFORE_MERGE = (
-    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA']"
+    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA', 'DoRA']"
 )
 ONE_MERGE = "self.passes.filter(p, p.type == 'MergeAdapterWeights').size() <= 1"
 BUILDER_LAST = (
@@ -54,7 +55,7 @@ BUILDER_LAST = (
     "(self.passes.filter(p, p.type == 'ModelBuilder').size() == 1 && "
     "self.passes[size(self.passes) - 1].type == 'ModelBuilder')"
 )
-ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA']).size() <= 1"
+ONE_TRAINING = "self.passes.filter(p, p.type in ['LoRA', 'QLoRA', 'DoRA']).size() <= 1"
 
 
 def crd() -> Schema:
@@ -119,10 +120,10 @@ def _spec() -> Schema:
             "put MergeAdapterWeights between the adapter's pass and ModelBuilder",
             ".passes",
         ),
-        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA or QLoRA before it", ".passes"),
+        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it", ".passes"),
         _rule(ONE_MERGE, "at most one MergeAdapterWeights pass: there is one adapter to merge", ".passes"),
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
-        _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
+        _rule(ONE_TRAINING, "at most one LoRA, QLoRA or DoRA pass; use one job for each", ".passes"),
     ]
     metric = schema["properties"]["evaluators"]["items"]["properties"]["metrics"]["items"]
     metric["x-kubernetes-validations"] = _metric_rules()
@@ -183,7 +184,7 @@ def _passes(info: FieldInfo) -> Schema:
         )
         for field, types in required.items()
     ]
-    rules += _builder_rules()
+    rules += _adapter_rules() + _builder_rules()
     item = {
         "type": "object",
         "description": "One pass.",
@@ -202,6 +203,22 @@ def _passes(info: FieldInfo) -> Schema:
         ],
         "items": item,
     }
+
+
+def _adapter_rules() -> list[Schema]:
+    """What `rules.adapted_modules` says of one pass alone."""
+    return [
+        _rule(
+            "!has(self.config) || !has(self.config.targetModules) || !('all-linear' in self.config.targetModules) || "
+            "self.config.targetModules.size() == 1",
+            "config.targetModules: all-linear stands alone",
+        ),
+        _rule(
+            "!has(self.config) || !has(self.config.sharding) || self.config.sharding == 'none' || "
+            "(self.type != 'DoRA' && !has(self.config.modulesToSave))",
+            "config.sharding: fsdp is not for DoRA, and not with modulesToSave",
+        ),
+    ]
 
 
 def _builder_rules() -> list[Schema]:

@@ -23,6 +23,7 @@ from finetune_api.stage import Pins
 PASS_VERSIONS = {
     "LoRA": 2,
     "QLoRA": 2,
+    "DoRA": 1,
     "MergeAdapterWeights": 1,
     "ModelBuilder": 2,
     "Evaluate": 2,

@@ -14,7 +14,7 @@ from finetune_api.builder import ModelBuilderConfig
 from finetune_api.evaluators import DEFAULT_VALIDATION_SIZE, Evaluator
 from finetune_api.job import JobSpec
 from finetune_api.lora import LoraConfig
-from finetune_api.passes import ADAPTER_PASSES, LoraPass, MergePass, ModelBuilderPass, Pass, QLoraPass
+from finetune_api.passes import ADAPTER_PASSES, MergePass, ModelBuilderPass, Pass
 
 PREPARE = "prepare"
 PUBLISH = "publish"
@@ -68,7 +68,7 @@ def outline(spec: JobSpec) -> tuple[StageOutline, ...]:
 
 def _pass_stage(spec: JobSpec, item: Pass, current: dict[Role, str]) -> StageOutline:
     system = item.host or spec.engine.host
-    if isinstance(item, LoraPass | QLoraPass):
+    if isinstance(item.config, LoraConfig):
         data = [item.config.train_data_config]
         if item.config.eval_data_config:
             data.append(item.config.eval_data_config)

@@ -8,11 +8,17 @@ from pydantic import Field
 
 from finetune_api.base import Model, Name
 from finetune_api.builder import ModelBuilderConfig
-from finetune_api.lora import LoraConfig, QLoraConfig
+from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 
 
 class MergeConfig(Model):
-    """MergeAdapterWeights has no parameters: the adapter is added to the base at full precision."""
+    """MergeAdapterWeights: the adapter is added to the base at full precision."""
+
+    base_weights: Literal["original", "dequantized"] = Field(
+        "original",
+        description="What an adapter of QLoRA is added to: the base's original weights, or the rounded values that its "
+        "4-bit form had, so that the merged model is the one that was trained.",
+    )
 
 
 class _PassBase(Model):
@@ -31,9 +37,14 @@ class QLoraPass(_PassBase):
     config: QLoraConfig = Field(description="Parameters of QLoRA.")
 
 
+class DoraPass(_PassBase):
+    type: Literal["DoRA"] = Field(description="DoRA.")
+    config: DoraConfig = Field(description="Parameters of DoRA.")
+
+
 class MergePass(_PassBase):
     type: Literal["MergeAdapterWeights"] = Field(description="MergeAdapterWeights.")
-    config: MergeConfig = Field(default_factory=MergeConfig, description="None.")
+    config: MergeConfig = Field(default_factory=MergeConfig, description="Parameters of MergeAdapterWeights.")
 
 
 class ModelBuilderPass(_PassBase):
@@ -41,11 +52,12 @@ class ModelBuilderPass(_PassBase):
     config: ModelBuilderConfig = Field(description="Parameters of ModelBuilder.")
 
 
-Pass = Annotated[LoraPass | QLoraPass | MergePass | ModelBuilderPass, Field(discriminator="type")]
+Pass = Annotated[LoraPass | QLoraPass | DoraPass | MergePass | ModelBuilderPass, Field(discriminator="type")]
 PASS_TYPES: dict[str, type[_PassBase]] = {
     "LoRA": LoraPass,
     "QLoRA": QLoraPass,
+    "DoRA": DoraPass,
     "MergeAdapterWeights": MergePass,
     "ModelBuilder": ModelBuilderPass,
 }
-ADAPTER_PASSES = frozenset({"LoRA", "QLoRA"})
+ADAPTER_PASSES = frozenset({"LoRA", "QLoRA", "DoRA"})

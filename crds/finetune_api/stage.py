@@ -75,6 +75,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HARDWARE = "Hardware"
     STALLED = "Stalled"
+    RANK_LOST = "RankLost"
     STORE_UNAVAILABLE = "StoreUnavailable"
     HUB_UNAVAILABLE = "HubUnavailable"
     TERMINATED = "Terminated"
@@ -143,7 +144,9 @@ class StageDocument(Model):
     version: Literal[1] = 1
     job: JobRef
     stage: StageName
-    type: Literal["Prepare", "LoRA", "QLoRA", "MergeAdapterWeights", "ModelBuilder", "Evaluate", "Publish", "Probe"]
+    type: Literal[
+        "Prepare", "LoRA", "QLoRA", "DoRA", "MergeAdapterWeights", "ModelBuilder", "Evaluate", "Publish", "Probe"
+    ]
     key: Digest
     attempt: AttemptId
     config: dict[str, Any] = Field(default_factory=dict, description="The pass's or evaluator's configuration.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
 import traceback
 
-from finetune_api.stage import ExitCode
+from finetune_api.stage import ExitCode, StageResult
 from finetune_trainer import post_mortem
 from finetune_trainer.environment import read_environment
 from finetune_trainer.failures import failure_of
@@ -16,7 +17,7 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.result import failed, write_result
 from finetune_trainer.stage import run_stage
 from finetune_trainer.termination import Termination
-from finetune_trainer.workplace import open_workplace
+from finetune_trainer.workplace import Workplace, open_workplace
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,9 +30,9 @@ def main() -> int:
         signal.signal(number, lambda *_: _terminate(termination))
     environment = read_environment(os.environ)
     os.environ.update(environment.tracker_variables())
-    report = Reporter()
+    report = Reporter() if os.environ.get("RANK", "0") == "0" else Reporter(io.StringIO())
     try:
-        result, code = run_stage(open_workplace(environment, report, termination)), ExitCode.OK
+        result, code = _run(open_workplace(environment, report, termination)), ExitCode.OK
     except BaseException as error:  # the entry point: everything that can end a stage is answered here
         failure = failure_of(error, environment.document)
         traceback.print_exception(error)
@@ -44,6 +45,17 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     write_result(environment.result, result)
     return code
+
+
+def _run(place: Workplace) -> StageResult:
+    """Runs the stage, together with other processes where the environment says so."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return run_stage(place)
+    from finetune_trainer.training.distributed import join, leave  # noqa: PLC0415  (most stages do without torch)
+
+    result = run_stage(place, join(os.environ))
+    leave()
+    return result
 
 
 def _terminate(termination: Termination) -> None:

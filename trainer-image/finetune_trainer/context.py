@@ -11,6 +11,7 @@ from finetune_api.model import InputModel, LoadKwargs
 from finetune_api.stage import Manifest, StageDocument, Verified
 from finetune_trainer.report import Reporter
 from finetune_trainer.termination import Termination
+from finetune_trainer.training.world import Alone, World
 
 if TYPE_CHECKING:
     from finetune_trainer.checkpoints import Checkpoints  # a pass is given it, and imports no store for its type
@@ -25,8 +26,9 @@ class StageContext:
     `inputs` holds, by role (adapter, model, onnx, reference), the local folder of each upstream output, its files
     checked against their sha256. `base` is the local folder of the job's input model where the document names one.
     `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
-    config, after checking that they are the pinned ones. `upstream` holds, by role, the inputs' manifests.
-    config, after checking that they are the pinned ones. `checkpoints` are the stage's, where it has a store;
+    config, after checking that they are the pinned ones. `upstream` holds, by role, the inputs' manifests. `world` are
+    the processes that run the pass together; all have a context, and the main one's output is published.
+    `checkpoints` are the stage's, where it has a store;
     `termination` says when to stop.
     """
 
@@ -38,6 +40,7 @@ class StageContext:
     report: Reporter
     rows: Callable[[str], list[Row]]
     upstream: dict[str, Manifest] = field(default_factory=dict)
+    world: World = field(default_factory=Alone)
     checkpoints: Checkpoints | None = None
     termination: Termination = field(default_factory=Termination)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.problems import problem
 from finetune_api.stage import ExitCode, Reason, StageDocument
 from finetune_trainer.errors import StageFailure
@@ -22,6 +23,13 @@ _HARDWARE_WORDS = re.compile(
     r"|GPU has fallen off the bus|CUDA error: unknown error",
     re.IGNORECASE,
 )
+# What is left of a collective when another rank ends; the rank that ended says why.
+_RANK_WORDS = re.compile(
+    r"Connection closed by peer|Connection reset by peer|remote process exited|failed to connect|Broken pipe"
+    r"|Socket Timeout|Timed out waiting .* for (recv|send)|Application timeout caused pair closure",
+    re.IGNORECASE,
+)
+_RANK_ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _STORE_MODULES = ("botocore", "boto3", "s3transfer", "urllib3")
 
 
@@ -46,11 +54,18 @@ def failure_of(error: BaseException, document: StageDocument) -> StageFailure:
 
 def _kind(error: BaseException) -> tuple[Reason, ExitCode]:
     """The reason and exit code of an error that no stage raised on purpose."""
+    if _is_of_ranks(error) and _RANK_WORDS.search(str(error)):
+        return Reason.RANK_LOST, ExitCode.INFRASTRUCTURE
     if _is_about(error, _HARDWARE_WORDS):
         return Reason.HARDWARE, ExitCode.HARDWARE
     if type(error).__module__.partition(".")[0] in _STORE_MODULES:
         return Reason.STORE_UNAVAILABLE, ExitCode.INFRASTRUCTURE
     return Reason.INTERNAL, ExitCode.INTERNAL
+
+
+def _is_of_ranks(error: BaseException) -> bool:
+    """Whether torch's processes for each other raised `error`: by its type, or gloo's by the file that it names."""
+    return type(error).__name__ in _RANK_ERRORS or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -70,7 +85,7 @@ def _memory_advice(document: StageDocument) -> tuple[str, object, str]:
     """The field to change, its value, and how."""
     config = f"spec.passes[name={document.stage}].config"
     more = "give the stage's system more memory (spec.systems[].resources.limits)"
-    if document.type in ("LoRA", "QLoRA"):
+    if document.type in ADAPTER_PASSES:
         batch = (document.config.get("trainingArgs") or {}).get("perDeviceTrainBatchSize", 1)
         length = max((data.pre_process_data_config.max_seq_len for data in document.data), default=0)
         quantized = "" if document.type == "QLoRA" else "use QLoRA, "

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ import torch
 from safetensors.torch import load_file
 
 _PREFIX = "base_model.model."
-_FACTORS = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_FACTORS = re.compile(r"(?P<module>.+)\.(lora_(?P<factor>[AB])\.weight|lora_(?P<magnitude>magnitude_vector))")
+# What of a peft config means more than low-rank updates of linear weights and modules kept whole.
+_BEYOND = ("lora_bias", "fan_in_fan_out", "layer_replication", "trainable_token_indices", "target_parameters")
 
 
 @dataclass(frozen=True)
 class Update:
-    """A low-rank update: `scaling · b @ a`, with `a` [rank, in] and `b` [out, rank]."""
+    """A low-rank update: `scaling · b @ a`, with `a` [rank, in] and `b` [out, rank].
+
+    `magnitude` [out] is DoRA's: the norm that each row of the updated weight gets (arXiv:2402.09353, equation 5).
+    """
 
     a: torch.Tensor
     b: torch.Tensor
     scaling: float
+    magnitude: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,33 +38,48 @@ class Update:
 
     def added_to(self, weight: torch.Tensor) -> torch.Tensor:
         """`weight` with the update, in `weight`'s type; computed in float32 in peft's order, so bit-equal to it."""
-        delta = (self.b.float() @ self.a.float()) * self.scaling
-        return (weight.float() + delta).to(weight.dtype)
+        updated = weight.float() + (self.b.float() @ self.a.float()) * self.scaling
+        if self.magnitude is not None:
+            norm = torch.linalg.norm(updated, dim=1)
+            updated = (self.magnitude.float() / norm).view(-1, 1) * updated
+        return updated.to(weight.dtype)
 
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """An adapter: updates by module name in the base model, and why they are not all of it (empty: they are)."""
+    """An adapter: updates by module name in the base model, and why they are not all of it (empty: they are).
+
+    `whole` holds, by name in the base model, the tensors of modules that were trained whole.
+    """
 
     updates: dict[str, Update]
+    whole: dict[str, torch.Tensor] = field(default_factory=dict)
     beyond: str = ""
 
 
 def read_lora(folder: Path) -> LoraWeights:
-    """The adapter in `folder`. `beyond` names what plain low-rank updates of weights do not cover."""
+    """The adapter in `folder`. `beyond` names what low-rank updates and modules kept whole do not cover."""
     config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    for option in ("use_dora", "lora_bias", "fan_in_fan_out", "layer_replication", "modules_to_save"):
+    for option in _BEYOND:
         if config.get(option):
             return LoraWeights({}, beyond=option)
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        match = _FACTORS.fullmatch(name.removeprefix(_PREFIX))
-        if match is None:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    whole: dict[str, torch.Tensor] = {}
+    saved = config.get("modules_to_save") or []
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        name = key.removeprefix(_PREFIX)
+        match = _FACTORS.fullmatch(name)
+        if match:
+            parts.setdefault(match["module"], {})[match["factor"] or "magnitude"] = tensor
+        elif any(name.rpartition(".")[0].endswith(module) for module in saved):
+            whole[name] = tensor
+        else:
             return LoraWeights({}, beyond=name)
-        factors.setdefault(match["module"], {})[match["factor"]] = tensor
-    updates = {module: Update(pair["A"], pair["B"], scaling(config, module)) for module, pair in factors.items()}
-    return LoraWeights(updates)
+    updates = {
+        module: Update(part["A"], part["B"], scaling(config, module), part.get("magnitude"))
+        for module, part in parts.items()
+    }
+    return LoraWeights(updates, whole)
 
 
 def scaling(config: Mapping[str, Any], module: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ MODEL_PATH = "spec.inputModel.modelPath"
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """This process's GPU where there is one (LOCAL_RANK says which of several), else the CPU."""
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -62,7 +64,7 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise _unloadable(folder, f"transformers cannot load it: {_first_line(error)}") from error
+        raise unloadable(folder, f"transformers cannot load it: {_first_line(error)}") from error
     _require_every_weight(folder, info)
     model.requires_grad_(False)
     return model.eval()
@@ -94,13 +96,14 @@ def _attention(load: LoadKwargs, device: torch.device) -> str:
 def _require_every_weight(folder: Path, info: Mapping[str, Any]) -> None:
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise _unloadable(folder, f"{len(missing)} weights are not in its files: {', '.join(missing[:3])}")
+        raise unloadable(folder, f"{len(missing)} weights are not in its files: {', '.join(missing[:3])}")
     if info["mismatched_keys"]:
         name, found, wanted = min(info["mismatched_keys"])
-        raise _unloadable(folder, f"{name} has the shape {list(found)}; config.json means {list(wanted)}")
+        raise unloadable(folder, f"{name} has the shape {list(found)}; config.json means {list(wanted)}")
 
 
-def _unloadable(folder: Path, message: str) -> StageFailure:
+def unloadable(folder: Path, message: str) -> StageFailure:
+    """The failure for a model whose files do not make up a model."""
     remedy = "Use a whole folder in Hugging Face's layout: config.json, tokenizer files and *.safetensors."
     return bad_input(Reason.MODEL_INVALID, problem(MODEL_PATH, folder.name, message, remedy))
 

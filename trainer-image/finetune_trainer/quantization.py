@@ -7,6 +7,7 @@ from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
 from finetune_api.lora import QLoraConfig
+from finetune_trainer.four_bit_base import FourBitBase
 
 
 def four_bit(config: QLoraConfig, compute: torch.dtype) -> BitsAndBytesConfig:
@@ -17,6 +18,12 @@ def four_bit(config: QLoraConfig, compute: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=config.double_quant,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def described(model: torch.nn.Module, config: QLoraConfig, weights: torch.dtype) -> FourBitBase:
+    """What the quantized `model` was made with, for whoever merges; `weights` is the type before quantizing."""
+    modules = tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))
+    return FourBitBase(config.quant_type, config.double_quant, str(weights).removeprefix("torch."), modules)
 
 
 def keep_trainable_on_cpu(model: torch.nn.Module) -> None:

@@ -9,10 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now, usage
+from finetune_trainer.training.world import Alone, World
 from finetune_trainer.workplace import Workplace
 
 # Stages that answer without an artifact of their own: `answer(place) -> StageResult`.
@@ -21,55 +23,78 @@ ANSWERS = {"Prepare": "prepare", "Publish": "publish", "Probe": "probe"}
 PASSES = {
     "LoRA": "lora",
     "QLoRA": "lora",
+    "DoRA": "lora",
     "MergeAdapterWeights": "merge",
     "ModelBuilder": "build",
     "Evaluate": "evaluate",
 }
-# Those that leave checkpoints while they run.
-RESUMABLE = ("LoRA", "QLoRA")
 
 
-def run_stage(place: Workplace) -> StageResult:
-    """Runs the stage of `place.document`. Raises StageFailure where it cannot end well."""
-    document = place.document
+def run_stage(place: Workplace, world: World | None = None) -> StageResult:
+    """Runs the stage of `place.document`, in `world` where several processes share it.
+
+    Raises StageFailure where it cannot end well.
+    """
+    document, world = place.document, world or Alone()
+    if not world.is_main:
+        return _share(place, world)
     if document.type in ANSWERS:
         answer: StageResult = import_module(f"finetune_trainer.passes.{ANSWERS[document.type]}").answer(place)
         return answer
     earlier = place.store.read_manifest(document.key)
-    if earlier and not place.store.damage(earlier.manifest):
-        place.report.log(f"{document.stage} was published by attempt {earlier.manifest.attempt}")
-        if document.type in RESUMABLE:
+    done = earlier if earlier and not place.store.damage(earlier.manifest) else None
+    world.any(done is not None)
+    if done:
+        place.report.log(f"{document.stage} was published by attempt {done.manifest.attempt}")
+        if document.type in ADAPTER_PASSES:
             place.checkpoints.clear()
-        return earlier.result()
+        return done.result()
     started, clock = now(), time.monotonic()
-    context = _fetch(place)
+    context = _fetch(place, world)
     metrics = _compute(context)
     files = _send(place, context.output)
     manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock))
     manifest = manifest.model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
-    if document.type in RESUMABLE:
+    if document.type in ADAPTER_PASSES:
         place.checkpoints.clear()
     return committed.result()
 
 
-def _fetch(place: Workplace) -> StageContext:
-    """Everything that the pass works on."""
+def _share(place: Workplace, world: World) -> StageResult:
+    """The part in a pass of a process that is not the main one: it computes, and neither checks nor publishes."""
+    if not world.any(False):
+        context = _fetch(place, world)
+        _pass(context).run(context)
+    return StageResult(key=place.document.key, ok=True)
+
+
+def _fetch(place: Workplace, world: World) -> StageContext:
+    """Everything that the pass works on; a node's processes share what is fetched, and write each to its own folder."""
     place.report.progress(activity="fetching inputs")
-    fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    own = place.scratch if world.is_main else place.scratch / f"rank-{world.rank}"
+    (inputs, manifests), base = world.first_on_node(lambda: _inputs(place))
     return StageContext(
         document=place.document,
-        inputs={role: folder for role, (folder, _) in fetched.items()},
-        base=fetch_base(place),
-        output=_empty(place.scratch / "output"),
-        scratch=_empty(place.scratch / "pass"),
+        inputs=inputs,
+        base=base,
+        output=_empty(own / "output"),
+        scratch=_empty(own / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
-        upstream={role: manifest for role, (_, manifest) in fetched.items()},
+        upstream=manifests,
+        world=world,
         checkpoints=place.checkpoints,
         termination=place.termination,
     )
+
+
+def _inputs(place: Workplace) -> tuple[tuple[dict[str, Path], dict[str, Manifest]], Path | None]:
+    """The folders and the manifests of upstream outputs, by role, and the folder of the input model."""
+    fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    folders = {role: folder for role, (folder, _) in fetched.items()}
+    return (folders, {role: manifest for role, (_, manifest) in fetched.items()}), fetch_base(place)
 
 
 def _compute(context: StageContext) -> dict[str, float]:

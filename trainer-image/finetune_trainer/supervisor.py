@@ -1,5 +1,8 @@
 """PID 1 of a trainer pod: starts the stage, passes signals on, reaps, and answers for every ending.
 
+Where several processes train together it starts this pod's ranks (`finetune_trainer.ranks`). The pod's first rank
+answers for all; where another one failed before it, that one does, since the first only lost its company.
+
 It imports nothing heavy while the stage runs: the API's types come in only where the stage left no answer.
 
 How the stage's process ended → exit code:
@@ -21,10 +24,13 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.ranks import of_this_pod
 
 if TYPE_CHECKING:
     from finetune_api.stage import StageDocument
@@ -33,67 +39,95 @@ if TYPE_CHECKING:
 # As in finetune_api.stage, which takes long to import.
 _STAGE = "FINETUNE_STAGE"
 _RESULT = "FINETUNE_RESULT_PATH"
+_RANK_LOST = "RankLost"
+# Time to write a result, after another rank has failed.
+_COMPANY_SECONDS = 15.0
 _FORWARDED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
-    """Runs one command as the stage's process."""
+    """Runs one command as the stage's process, or as its processes: one for each of `variables`."""
 
-    def __init__(self, command: list[str], variables: Mapping[str, str]) -> None:
+    def __init__(self, command: list[str], *variables: Mapping[str, str]) -> None:
         self._command = command
         self._variables = variables
-        self._child: int | None = None
+        self._running: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
         self._received: list[int] = []
 
     def run(self) -> int:
         """Runs the stage to its end, and returns the container's exit code."""
-        result = Path(self._variables[_RESULT])
-        # A result from before would be taken for this run's.
-        result.write_bytes(b"")
+        for variables in self._variables:
+            # A result from before would be taken for this run's.
+            Path(variables[_RESULT]).write_bytes(b"")
         kills_before = out_of_memory_kills()
         for number in _FORWARDED:
             signal.signal(number, self._forward)
-        self._child = os.posix_spawn(self._command[0], self._command, dict(self._variables))
+        for place, variables in enumerate(self._variables):
+            self._running[os.posix_spawn(self._command[0], self._command, dict(variables))] = place
         for number in tuple(self._received):
             self._send(number)
-        status = self._reap()
-        return self._answer(status, result, kills_before)
+        self._reap()
+        return self._answer(self._first_failed() or 0, kills_before)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._received.append(number)
         self._send(number)
 
     def _send(self, number: int) -> None:
-        if self._child is not None:
+        for process in tuple(self._running):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
+                os.kill(process, number)
 
-    def _reap(self) -> int:
-        """Waits for the stage, and for every orphan that ends before it; returns the stage's wait status."""
-        while True:
-            pid, status = os.waitpid(-1, 0)
-            if pid == self._child:
-                self._child = None
-                return status
+    def _reap(self) -> None:
+        """Waits for the stage's processes, and for every orphan that ends before them.
 
-    def _answer(self, status: int, result: Path, kills_before: int | None) -> int:
-        code = os.waitstatus_to_exitcode(status)
-        verdict = _read_verdict(result)
+        The others get some time to end by themselves once one has failed: without it they cannot go on.
+        """
+        deadline = None
+        while self._running:
+            process, status = os.waitpid(-1, 0 if deadline is None else os.WNOHANG)
+            if process in self._running:
+                place = self._running.pop(process)
+                self._ended[place] = os.waitstatus_to_exitcode(status)
+                if deadline is None and self._ended[place] != 0 and self._running:
+                    deadline = time.monotonic() + _COMPANY_SECONDS
+            elif process == 0:
+                time.sleep(0.05)
+            if deadline is not None and time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+
+    def _first_failed(self) -> int | None:
+        """The process that failed first, but for those that only lost another; None where the first succeeded."""
+        if _read(self._result(0)).get("ok") is True:
+            return None
+        failed = [place for place, code in self._ended.items() if code != 0]
+        causes = [place for place in failed if _read(self._result(place)).get("reason") != _RANK_LOST]
+        return next(iter(causes or failed), None)
+
+    def _result(self, place: int) -> Path:
+        return Path(self._variables[place][_RESULT])
+
+    def _answer(self, place: int, kills_before: int | None) -> int:
+        """The exit code that the process at `place` stands for, and its result as the pod's."""
+        code, verdict = self._ended[place], _read(self._result(place)).get("ok")
+        if place != 0:
+            self._result(0).write_bytes(self._result(place).read_bytes())
         if verdict is True:
             return 0
         if verdict is False and code > 0:
             return code
-        return self._answer_for(code, result, kills_before)
+        return self._answer_for(code, kills_before)
 
-    def _answer_for(self, code: int, result: Path, kills_before: int | None) -> int:
+    def _answer_for(self, code: int, kills_before: int | None) -> int:
         """Writes the result that the stage did not write."""
         from finetune_api.stage import StageDocument  # noqa: PLC0415  (see the module's docstring)
         from finetune_trainer.result import failed, write_result  # noqa: PLC0415
 
-        document = StageDocument.model_validate_json(self._variables[_STAGE])
+        document = StageDocument.model_validate_json(self._variables[0][_STAGE])
         failure = _failure(code, document, bool(self._received), kills_before)
         sys.stderr.write(f"the stage's process ended with {code}: {failure.message}\n")
-        write_result(result, failed(document.key, failure))
+        write_result(self._result(0), failed(document.key, failure))
         return failure.exit_code
 
 
@@ -118,14 +152,13 @@ def _failure(code: int, document: StageDocument, signalled: bool, kills_before: 
     return StageFailure(Reason.INTERNAL, f"the stage's process {ending}", exit_code=ExitCode.INTERNAL)
 
 
-def _read_verdict(path: Path) -> bool | None:
-    """Whether the result in `path` is good; None where there is none."""
+def _read(path: Path) -> dict[str, Any]:
+    """The result in `path`; empty where there is none."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
-        return None
-    ok = content.get("ok") if isinstance(content, dict) else None
-    return ok if isinstance(ok, bool) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _was_out_of_memory(kills_before: int | None) -> bool:
@@ -144,5 +177,5 @@ def out_of_memory_kills() -> int | None:
 
 
 def main() -> int:
-    """Supervises `python -m finetune_trainer stage` in this environment."""
-    return Supervisor([sys.executable, "-m", "finetune_trainer", "stage"], os.environ).run()
+    """Supervises `python -m finetune_trainer stage` in this environment, once for each rank of this pod."""
+    return Supervisor([sys.executable, "-m", "finetune_trainer", "stage"], *of_this_pod(os.environ)).run()

@@ -99,7 +99,6 @@ FINE_TUNING = {
     "allow_tf32": _MEMORY,
     "device_map": "the model is put on the pod's GPU, or on its CPU.",
     "ephemeral_gpu_offload": _MEMORY,
-    "modules_to_save": "FinetuneJob has no such field: only the adapter is trained.",
     "save_quant_config": "the merge is at full precision, so no quantization is saved.",
     "loftq_iter": "belongs to LoftQ, which jobs do not have.",
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, Provider, SearchOptions
 from finetune_api.job import JobSpec
-from finetune_api.passes import ADAPTER_PASSES, LoraPass, ModelBuilderPass, QLoraPass
+from finetune_api.lora import ALL_LINEAR, LoraConfig
+from finetune_api.passes import ADAPTER_PASSES, MergeConfig, ModelBuilderPass
 from finetune_api.problems import Problem, problem
 
 
@@ -25,7 +27,7 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
             adapter, trained = item.name, True
         elif item.type == "MergeAdapterWeights":
             if adapter is None:
-                yield problem(path, item.name, "no adapter to merge", "Put LoRA or QLoRA before it.")
+                yield problem(path, item.name, "no adapter to merge", "Put LoRA, QLoRA or DoRA before it.")
             adapter = None
         elif isinstance(item, ModelBuilderPass):
             unmerged = item.config.adapter == "unmerged"
@@ -39,6 +41,17 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
             elif adapter is None and unmerged:
                 yield problem(f"{path}.config.adapter", "unmerged", "no adapter that is not merged", "Remove it.")
             finished = item.name
+
+
+def merged_base(spec: JobSpec) -> Iterator[Problem]:
+    """Only QLoRA's base has a dequantized form."""
+    trained = [item for item in spec.passes if item.type in ADAPTER_PASSES]
+    for index, item in enumerate(spec.passes):
+        if isinstance(item.config, MergeConfig) and item.config.base_weights == "dequantized":
+            for other in trained:
+                if other.type != "QLoRA":
+                    path = f"spec.passes[{index}].config.baseWeights"
+                    yield problem(path, "dequantized", f"{other.name} is no QLoRA pass", "Use original.")
 
 
 def builder_combinations(spec: JobSpec) -> Iterator[Problem]:
@@ -85,7 +98,7 @@ def _search(path: str, search: SearchOptions) -> Iterator[Problem]:
 def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
     """Evaluating while training has rows to evaluate on, and one source of them."""
     for index, item in enumerate(spec.passes):
-        if not isinstance(item, LoraPass | QLoraPass):
+        if not isinstance(item.config, LoraConfig):
             continue
         config, path = item.config, f"spec.passes[{index}].config"
         if config.eval_data_config and config.eval_dataset_size is not None:
@@ -107,4 +120,36 @@ def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:
             yield problem(f"{path}.evalDatasetSize", size, "neither a share below 1 nor a count", "Use a whole number.")
 
 
-RULES = (order_of_passes, builder_combinations, evaluation_splits)
+def adapted_modules(spec: JobSpec) -> Iterator[Problem]:
+    """Names of modules mean one thing each, and patterns of names are regular expressions."""
+    for index, item in enumerate(spec.passes):
+        if not isinstance(item.config, LoraConfig):
+            continue
+        config, path = item.config, f"spec.passes[{index}].config"
+        if config.sharding == "fsdp" and (item.type == "DoRA" or config.modules_to_save):
+            what = "DoRA's magnitudes need" if item.type == "DoRA" else "modulesToSave needs"
+            yield problem(f"{path}.sharding", "fsdp", f"{what} whole weights", "Use none, or LoRA or QLoRA alone.")
+        targets = config.target_modules or []
+        if ALL_LINEAR in targets and len(targets) > 1:
+            others = ", ".join(name for name in targets if name != ALL_LINEAR)
+            yield problem(f"{path}.targetModules", ALL_LINEAR, f"means {others} too", "Let it stand alone.")
+        for name in sorted(set(targets) & set(config.modules_to_save or [])):
+            message = "is in targetModules too, and cannot be both trained whole and adapted"
+            yield problem(f"{path}.modulesToSave", name, message, "Keep one.")
+        for field, patterns in (("rankPattern", config.rank_pattern), ("alphaPattern", config.alpha_pattern)):
+            for pattern in patterns:
+                fault = _fault_of(pattern)
+                if fault:
+                    remedy = "Write the end of a module's name, such as layers.0.self_attn.o_proj."
+                    yield problem(f"{path}.{field}", pattern, f"no regular expression: {fault}", remedy)
+
+
+def _fault_of(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""
+
+
+RULES = (order_of_passes, merged_base, builder_combinations, evaluation_splits, adapted_modules)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from finetune_api.extra_args import ExtraArgs, refusal
 from finetune_api.job import JobSpec
-from finetune_api.passes import LoraPass, QLoraPass
+from finetune_api.lora import LoraConfig
 from finetune_api.problems import Problem, problem
 from finetune_api.training import SCHEDULES_OF, LrSchedulerKwargs, TrainingArgs
 
@@ -18,7 +18,7 @@ ArgsRule = Callable[[TrainingArgs, str], Iterator[Problem]]
 def training_args(spec: JobSpec) -> Iterator[Problem]:
     """Every rule below, for each pass that trains."""
     for index, item in enumerate(spec.passes):
-        if isinstance(item, LoraPass | QLoraPass):
+        if isinstance(item.config, LoraConfig):
             for rule in ARGS_RULES:
                 yield from rule(item.config.training_args, f"spec.passes[{index}].config.trainingArgs")
 

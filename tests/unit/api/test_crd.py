@@ -188,19 +188,19 @@ def test_cel_lets_a_right_spec_pass(spec: Spec) -> None:
     [
         (changed(job_spec(), "passes[1].name", "lora"), "passes must have unique names"),
         (passes_only(LORA, BUILDER), "put MergeAdapterWeights between the adapter's pass and ModelBuilder"),
-        (passes_only(MERGE), "MergeAdapterWeights needs LoRA or QLoRA before it"),
+        (passes_only(MERGE), "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it"),
         (
             passes_only(LORA, MERGE, {**MERGE, "name": "again"}),
             "at most one MergeAdapterWeights pass: there is one adapter to merge",
         ),
         (passes_only(BUILDER, {**BUILDER, "name": "b"}), "ModelBuilder must be the last pass: its ONNX model is final"),
-        (passes_only(LORA, QLORA), "at most one LoRA or QLoRA pass; use one job for each"),
-        (changed(job_spec(), "passes[2].config.r", 8), "config.r is only for LoRA, QLoRA"),
+        (passes_only(LORA, QLORA), "at most one LoRA, QLoRA or DoRA pass; use one job for each"),
+        (changed(job_spec(), "passes[2].config.r", 8), "config.r is only for DoRA, LoRA, QLoRA"),
         (changed(job_spec(), "passes[0].config.quantType", "nf4"), "config.quantType is only for QLoRA"),
         (changed(job_spec(), "passes[1].config", {"precision": "int4"}), "config.precision is only for ModelBuilder"),
         (changed(job_spec(), "passes[2].config", {}), "config.precision is required for ModelBuilder"),
         (changed(job_spec(), "passes[2].config", None), "config.precision is required for ModelBuilder"),
-        (changed(job_spec(), "passes[0].config", {"r": 8}), "config.trainDataConfig is required for LoRA, QLoRA"),
+        (changed(job_spec(), "passes[0].config", {"r": 8}), "config.trainDataConfig is required for DoRA, LoRA, QLoRA"),
     ],
 )
 def test_cel_refuses_a_wrong_spec_with_its_message(spec: Spec, message: str) -> None:

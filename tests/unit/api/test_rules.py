@@ -22,6 +22,7 @@ def problems(spec: Spec) -> list[tuple[str, str, str, str]]:
         passes_only(QLORA, MERGE),
         passes_only(BUILDER),
         passes_only(QLORA, MERGE, BUILDER),
+        passes_only({**LORA, "type": "DoRA"}, MERGE, BUILDER),
         changed(job_spec(), "passes[0].config.evalDatasetSize", 0.3),
         changed(job_spec(), "passes[0].config.evalDatasetSize", 12),
         changed(job_spec(), "passes[0].config.evalDataConfig", "held-out"),
@@ -92,11 +93,15 @@ BETWEEN_FIELDS = [
     ),
     (
         passes_only(MERGE, BUILDER),
-        ("spec.passes[0]", "merge", "no adapter to merge", "Put LoRA or QLoRA before it."),
+        ("spec.passes[0]", "merge", "no adapter to merge", "Put LoRA, QLoRA or DoRA before it."),
     ),
     (
         passes_only(LORA, MERGE, {**MERGE, "name": "again"}),
-        ("spec.passes[2]", "again", "no adapter to merge", "Put LoRA or QLoRA before it."),
+        ("spec.passes[2]", "again", "no adapter to merge", "Put LoRA, QLoRA or DoRA before it."),
+    ),
+    (
+        passes_only(LORA, {**MERGE, "config": {"baseWeights": "dequantized"}}),
+        ("spec.passes[1].config.baseWeights", "dequantized", "lora is no QLoRA pass", "Use original."),
     ),
     (
         passes_only(LORA, BUILDER),
@@ -118,6 +123,41 @@ BETWEEN_FIELDS = [
     (
         passes_only(BUILDER, LORA),
         ("spec.passes[1]", "lora", "follows onnx, whose ONNX model is final", "Put ModelBuilder last."),
+    ),
+    (
+        changed(job_spec(), "passes[0].config.targetModules", ["all-linear", "o_proj"]),
+        ("spec.passes[0].config.targetModules", "all-linear", "means o_proj too", "Let it stand alone."),
+    ),
+    (
+        changed(
+            changed(job_spec(), "passes[0].config.targetModules", ["o_proj", "lm_head"]),
+            "passes[0].config.modulesToSave",
+            ["lm_head"],
+        ),
+        (
+            "spec.passes[0].config.modulesToSave",
+            "lm_head",
+            "is in targetModules too, and cannot be both trained whole and adapted",
+            "Keep one.",
+        ),
+    ),
+    (
+        changed(job_spec(), "passes[0].config.rankPattern", {"o_proj": 8, "(qkv": 4}),
+        (
+            "spec.passes[0].config.rankPattern",
+            "(qkv",
+            "no regular expression: missing ), unterminated subpattern at position 0",
+            "Write the end of a module's name, such as layers.0.self_attn.o_proj.",
+        ),
+    ),
+    (
+        passes_only({**LORA, "type": "DoRA", "config": {"trainDataConfig": "train", "sharding": "fsdp"}}),
+        (
+            "spec.passes[0].config.sharding",
+            "fsdp",
+            "DoRA's magnitudes need whole weights",
+            "Use none, or LoRA or QLoRA alone.",
+        ),
     ),
     (
         changed(job_spec(), "passes[2].config.precision", "fp16"),

@@ -34,7 +34,7 @@ def only_problem(spec: Spec) -> tuple[str, str, str, str]:
         ("inputModel.tokenSecretref", {}, "Did you mean tokenSecretRef?"),
         ("dataConfig", [], "Did you mean dataConfigs?"),
         ("passes[2].config.r", 8, None),
-        ("passes[1].config.zzz", 8, "Remove it."),
+        ("passes[1].config.zzz", 8, "Known here: baseWeights."),
         ("engine.zzz", 8, "Known here: evaluateInputModel, evaluator, host, target."),
     ],
 )
@@ -96,7 +96,7 @@ def _all_fields(model: Any) -> set[str]:
                 "spec.passes[0].type",
                 "Lora",
                 "not a known value",
-                "Use 'LoRA', 'QLoRA', 'MergeAdapterWeights', 'ModelBuilder'.",
+                "Use 'LoRA', 'QLoRA', 'DoRA', 'MergeAdapterWeights', 'ModelBuilder'.",
             ),
         ),
         (

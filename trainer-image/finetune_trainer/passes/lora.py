@@ -1,6 +1,7 @@
-"""LoRA and QLoRA: a low-rank adapter, trained beside a frozen base model.
+"""LoRA, QLoRA and DoRA: a low-rank adapter, trained beside a frozen base model.
 
-LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
+LoRA: Hu et al. 2021, arXiv:2106.09685. QLoRA: Dettmers et al. 2023, arXiv:2305.14314. DoRA: Liu et al. 2024,
+arXiv:2402.09353.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
-from finetune_api.lora import LoraConfig, QLoraConfig
+from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
-from finetune_trainer import adapters, quantization
+from finetune_trainer import adapters, quantization, sharded_model
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
@@ -33,6 +34,7 @@ from finetune_trainer.training.samples import Samples, read_samples
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.trackers import open_trackers, require_trackers
+from finetune_trainer.training.world import World
 
 TRAINING_LOG = "training_log.jsonl"
 
@@ -49,25 +51,36 @@ def run(context: StageContext) -> PassOutput:
 
     report.progress(activity="reading data")
     tokenizer = load_tokenizer(base)
-    samples = read_samples(context, config, tokenizer)
+    samples = context.world.first_on_node(lambda: read_samples(context, config, tokenizer))
     report.log(f"{len(samples.train)} samples to learn from, {len(samples.held_out)} to evaluate on")
 
     report.progress(activity="loading model")
-    model = load_base(base, source.load_kwargs, config, precision, device)
-    targets = adapters.target_modules(model, config, path)
+    sharded = config.sharding == "fsdp" and context.world.size > 1
+    if sharded:
+        model = load_sharded_base(base, source.load_kwargs, config, precision, device, context.world)
+    else:
+        model = load_base(base, source.load_kwargs, config, precision, device)
+    if isinstance(config, QLoraConfig):
+        quantization.described(model, config, precision.weights).write(context.output)
+    parts = adapters.trained_parts(model, config, path)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
-    adapted = adapters.attach(model, config, targets)
-    report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
+    adapted = adapters.attach(model, config, parts)
+    if sharded:
+        sharded_model.shard_rest(adapted, device, context.world)
+        report.log(f"the base model is shared out among {context.world.size} processes")
+    report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {parts}")
 
     report.progress(activity="training")
     report.keep(context.output / TRAINING_LOG)
     if args.neftune_noise_alpha:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
-    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
+    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
     micro_batch = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, adapted)
-    trackers = open_trackers(args, context.document, context.output, context.scratch, report)
+    # One rank reports for all.
+    wanted = args if context.world.is_main else args.model_copy(update={"report_to": None})
+    trackers = open_trackers(wanted, context.document, context.output, context.scratch, report)
     around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
     outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
 
@@ -82,13 +95,15 @@ def run(context: StageContext) -> PassOutput:
 
 def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
     """What saves and finds checkpoints; None where the stage has no store."""
-    return Saver(context.checkpoints, args, context.scratch, context.report) if context.checkpoints else None
+    if context.checkpoints is None:
+        return None
+    return Saver(context.checkpoints, args, context.scratch, context.report, sends=context.world.is_main)
 
 
 def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
     """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
     lengths = [len(sample.ids) for sample in samples.train]
-    steps = Plan(lengths, args).total
+    steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
     chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
     for reason in chosen.reasons:
@@ -97,7 +112,8 @@ def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Repor
         kernels.keep_input_type(setup.model)
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    micro_batch = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
+    fitted = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
+    micro_batch = setup.world.least(fitted)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
     return micro_batch
 
@@ -109,8 +125,9 @@ def recompute(model: torch.nn.Module) -> None:
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
-    """The pass's config: a QLoraConfig for type QLoRA."""
-    return (QLoraConfig if document.type == "QLoRA" else LoraConfig).model_validate(document.config)
+    """The pass's config, of the type that the document's says."""
+    kinds: dict[str, type[LoraConfig]] = {"LoRA": LoraConfig, "QLoRA": QLoraConfig, "DoRA": DoraConfig}
+    return kinds[document.type].model_validate(document.config)
 
 
 @dataclass(frozen=True)
@@ -139,6 +156,24 @@ def load_base(
     model = load_model(folder, load, device=device, dtype=precision.weights, quantization=four_bit)
     if four_bit:
         quantization.keep_trainable_on_cpu(model)
+    if config.training_args.gradient_checkpointing:
+        recompute(model)
+    return model
+
+
+def load_sharded_base(
+    folder: Path, load: LoadKwargs, config: LoraConfig, precision: Precision, device: torch.device, world: World
+) -> PreTrainedModel:
+    """The frozen base model, each rank of `world` with a part of every layer; under QLoRA quantized to 4 bits."""
+    model = sharded_model.load_sharded(
+        folder,
+        load,
+        device=device,
+        dtype=precision.weights,
+        world=world,
+        four_bit=config if isinstance(config, QLoraConfig) else None,
+        compute=precision.compute,
+    )
     if config.training_args.gradient_checkpointing:
         recompute(model)
     return model

@@ -9,6 +9,7 @@ import torch
 
 from finetune_trainer.data import Tokens
 from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.sharing import Filled
 
 
 @torch.no_grad()
@@ -17,10 +18,11 @@ def evaluate(
 ) -> float | None:
     """Mean loss over the learned tokens of `samples`, in nats; dropout is off meanwhile.
 
-    Each rank measures its share, all in the same number of batches. `wanted` is asked before each; where it says
-    no, there is no result.
+    Each rank measures its share, all in the same number of batches, if need be of a filler. `wanted` is asked before
+    each; where it says no, there is no result.
     """
     world = setup.world
+    filled = Filled(samples)
     share = samples[world.rank :: world.size]
     setup.model.eval()
     total = torch.zeros((), device=setup.device, dtype=torch.float64)
@@ -30,10 +32,9 @@ def evaluate(
             if not wanted():
                 return None
             part = share[number * batch_size : (number + 1) * batch_size]
-            if part:
-                batch = setup.collate(part)
-                total += setup.loss(batch, 1)
-                learned += batch.learned
+            batch = setup.collate(part or [filled[len(samples)]])
+            total += setup.loss(batch, 1)
+            learned += batch.learned
     finally:
         setup.model.train()
     return world.sum(total).item() / max(1, setup.over_ranks(learned))

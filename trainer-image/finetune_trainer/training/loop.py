@@ -28,6 +28,7 @@ from finetune_trainer.training.plan import Plan, Step
 from finetune_trainer.training.saving import Saver, copied
 from finetune_trainer.training.schedules import learning_rate
 from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.sharing import Filled
 from finetune_trainer.training.stalling import StallWatch
 from finetune_trainer.training.trackers import Trackers
 
@@ -75,12 +76,12 @@ class Training:
     ) -> None:
         self._setup = setup
         self._optimizer = optimizer
-        self._samples = samples
+        self._samples = Filled(samples)
         self._held_out = held_out
         self._args = args
         self._around = around
         self._micro_batch = micro_batch or args.per_device_train_batch_size
-        self._plan = Plan([len(sample.ids) for sample in samples], args)
+        self._plan = Plan([len(sample.ids) for sample in samples], args, setup.world.rank, setup.world.size)
         self._meter = Meter(self._plan.total, setup.device, around.report, around.trackers)
         self._best = Best(args)
         self._scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)
@@ -108,7 +109,11 @@ class Training:
 
     def _resume(self) -> None:
         """Goes on from the newest checkpoint, and makes up for the evaluation that it was interrupted before."""
-        if self._around.saver and self._around.saver.load(self._restore):
+        saver, world = self._around.saver, self._setup.world
+        state = world.from_main(lambda: saver.load(self._restore)) if saver else None
+        if state is not None:
+            if not world.is_main:
+                self._restore(state)
             self._meter.start(self._step)
         if self._step:
             self._evaluate_if_due(next(self._plan.steps(self._step - 1)))
@@ -118,10 +123,10 @@ class Training:
     def _learn(self, step: Step) -> None:
         """One optimizer step, reported where it is time to."""
         rate = learning_rate(self._args, step.number, self._plan.total)
-        batches, loss = self._gradients(step)
+        loss = self._gradients(step)
         norm = self._update(rate)
         self._step = step.number
-        self._meter.add(loss, sum(batch.tokens for batch in batches))
+        self._meter.add(loss, self._setup.over_ranks(self._plan.tokens(step)))
         self._watch.beat()
         every = self._extra.torch_empty_cache_steps
         if every and not step.number % every:
@@ -145,10 +150,11 @@ class Training:
         if self._around.saver:
             self._around.report.log(f"asked to end: saving step {self._step}")
             self._around.saver.save(self._step, self._state(), wait=True)
+        self._setup.world.barrier()  # a rank that ends takes the others with it
         raise TerminatedError
 
-    def _gradients(self, step: Step) -> tuple[list[Batch], torch.Tensor]:
-        """Forward and backward over the step's samples; its batches and its loss.
+    def _gradients(self, step: Step) -> torch.Tensor:
+        """Forward and backward over the step's samples, on all ranks; its loss.
 
         Every learned token of the step weighs the same, in whichever of the batches it is.
         """
@@ -156,7 +162,7 @@ class Training:
             parts = regrouped(step.micro_batches, self._args.per_device_train_batch_size, self._micro_batch)
             batches = [self._setup.collate([self._samples[index] for index in part]) for part in parts]
             try:
-                return batches, self._backward(batches, step.number)
+                return self._backward(batches, step.number)
             except torch.OutOfMemoryError:
                 if not self._may_halve():
                     raise
@@ -170,6 +176,7 @@ class Training:
             loss = self._setup.loss(batch, max(1, learned_tokens), smoothing=self._args.label_smoothing_factor or 0.0)
             self._scaler.scale(loss).backward()
             total += loss.detach()
+        self._setup.world.sum_gradients(self._setup.trained())
         return self._setup.world.sum(total)
 
     def _may_halve(self) -> bool:

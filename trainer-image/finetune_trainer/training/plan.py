@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_api.training import TrainingArgs
+from finetune_trainer.training.sharing import share
 
 # As in transformers: samples are sorted by length within so many batches, so that order stays random beyond them.
 _BATCHES_SORTED_TOGETHER = 50
@@ -15,7 +16,10 @@ _BATCHES_SORTED_TOGETHER = 50
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its number from 1, the epochs done after it, and the samples of each forward pass."""
+    """One optimizer step: its number from 1, the epochs done after it, and the samples of each forward pass.
+
+    Under several ranks those of one rank; the index after the last sample stands for a filler.
+    """
 
     number: int
     epoch: float
@@ -25,17 +29,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps of a training: a function of the samples' lengths (in tokens) and the arguments."""
+    """All steps of a training: a function of the samples' lengths (in tokens) and the arguments.
+
+    All `ranks` ranks together take as many samples in a step as one process would with as much more accumulation,
+    and the same ones; what `steps` gives is the share of `rank`.
+    """
 
     lengths: Sequence[int]
     args: TrainingArgs
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def batches_per_step(self) -> int:
+        """Micro-batches of one optimizer step, over all ranks."""
+        return self.args.gradient_accumulation_steps * self.ranks
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps that go through the data once; the last one of an epoch may be smaller."""
         batches = len(self.lengths) / self.args.per_device_train_batch_size
         whole = math.floor(batches) if self._drops_last else math.ceil(batches)
-        return math.ceil(whole / self.args.gradient_accumulation_steps)
+        return math.ceil(whole / self.batches_per_step)
 
     @property
     def _drops_last(self) -> bool:
@@ -53,13 +68,19 @@ class Plan:
             epoch, place = divmod(number - 1, self.steps_per_epoch)
             if place == 0 or number == after + 1:
                 batches = self._epoch_batches(epoch)
-            size = self.args.gradient_accumulation_steps
+            size = self.batches_per_step
+            dealt = batches[place * size : (place + 1) * size]
             yield Step(
                 number=number,
                 epoch=number / self.steps_per_epoch,
                 ends_epoch=place == self.steps_per_epoch - 1,
-                micro_batches=tuple(batches[place * size : (place + 1) * size]),
+                micro_batches=share(dealt, self.rank, self.ranks, filler=len(self.lengths)),
             )
+
+    def tokens(self, step: Step) -> int:
+        """The tokens of the step's share, fillers left out."""
+        own = (index for part in step.micro_batches for index in part if index < len(self.lengths))
+        return sum(self.lengths[index] for index in own)
 
     def _epoch_batches(self, epoch: int) -> list[tuple[int, ...]]:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed

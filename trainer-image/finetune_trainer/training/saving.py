@@ -22,13 +22,19 @@ _STATE = "state.pt"
 
 
 class Saver:
-    """Saves and finds a training's state. A store that fails is logged: the training goes on, and tries again."""
+    """Saves and finds a training's state. A store that fails is logged: the training goes on, and tries again.
 
-    def __init__(self, checkpoints: Checkpoints, args: TrainingArgs, scratch: Path, report: Reporter) -> None:
+    Of several ranks one `sends`; the others count along, so that all find the same steps due.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, args: TrainingArgs, scratch: Path, report: Reporter, *, sends: bool = True
+    ) -> None:
         self._checkpoints = checkpoints
         self._args = args
         self._folder = scratch / "checkpoint"
         self._report = report
+        self._sends = sends
         self._sending: threading.Thread | None = None
         self._overdue = False
         self._saved_at = time.monotonic()
@@ -53,6 +59,8 @@ class Saver:
             return
         self.finish()
         self._overdue, self._saved_at = False, time.monotonic()
+        if not self._sends:
+            return
         self._sending = threading.Thread(target=self._send, args=(step, state), name="checkpoint", daemon=True)
         self._sending.start()
         if wait:
@@ -64,15 +72,16 @@ class Saver:
             self._sending.join()
             self._sending = None
 
-    def load(self, restore: Callable[[dict[str, Any]], None]) -> int:
-        """Has `restore` take the newest checkpoint that is whole and fits; returns its step, 0 where there is none.
+    def load(self, restore: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
+        """Has `restore` take the newest checkpoint that is whole and fits; returns its state, None without one.
 
         `restore` raises KeyError or ValueError, before it changes anything, where a state does not fit.
         """
         for found in self._checkpoints.newest_first():
             try:
                 # weights_only: a checkpoint comes from a bucket, and a pickle would run code.
-                restore(torch.load(found.folder / _STATE, map_location="cpu", weights_only=True))
+                state: dict[str, Any] = torch.load(found.folder / _STATE, map_location="cpu", weights_only=True)
+                restore(state)
             except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
                 said = one_line(f"{type(error).__name__}: {error}", 300)
                 self._report.log(f"the checkpoint of step {found.step} is left out: {said}")
@@ -80,8 +89,8 @@ class Saver:
             finally:
                 shutil.rmtree(found.folder, ignore_errors=True)
             self._report.log(f"going on after step {found.step}, from the checkpoint of attempt {found.attempt}")
-            return found.step
-        return 0
+            return state
+        return None
 
     def _busy(self) -> bool:
         return self._sending is not None and self._sending.is_alive()
