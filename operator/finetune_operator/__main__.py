@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 
 import kopf
 
+from finetune_operator import logs
 from finetune_operator.controller import Controller
 from finetune_operator.kube import in_reach
 from finetune_operator.settings import Settings, from_environment
@@ -24,9 +24,7 @@ def main() -> int:
     if not in_reach():
         sys.stderr.write("finetune-operator: no cluster: set KUBECONFIG, or run it as a pod with a service account\n")
         return 2
-    kopf.configure(debug=False, verbose=False, quiet=False)
-    # One line for each event of each object says nothing; what changed is logged where it is written.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
     return asyncio.run(_run(settings))
 
 

@@ -13,29 +13,26 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
 import kopf
 
-from finetune_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, keys
-from finetune_api.status import StageProgress, StageState, Status
-from finetune_operator import labels
+from finetune_api import GROUP, PLURAL, VERSION
+from finetune_api.status import StageState
+from finetune_operator import labels, logs
+from finetune_operator.caches import Body, Echoes, Key, NoDiffBase, slim
 from finetune_operator.conditions import blocked
-from finetune_operator.events import Event, events
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
-from finetune_operator.manifests import CONTAINER, Manifest, Owner
+from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
-from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
+from finetune_operator.polling import Poller
 from finetune_operator.reconcile import Create, Seen, Stop, reconcile
+from finetune_operator.reporting import write_status
 from finetune_operator.settings import Settings
-from finetune_operator.times import rfc3339
 from finetune_operator.view import JobView, read_job
 from finetune_operator.workqueue import WorkQueue
 
-Key = tuple[str, str]
-Body = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
@@ -59,7 +56,8 @@ class Controller:
         # Jobs made here that the watch has not shown yet: without them the next look would miss them.
         self._created: dict[Key, dict[str, tuple[float, Body]]] = {}
         self._plans: dict[Key, tuple[str, Plan]] = {}
-        self._progress: dict[Key, dict[str, StageProgress]] = {}
+        self._echoes = Echoes()
+        self._poller = Poller(settings, self._pods, self.queue.add)
         self._tasks: list[asyncio.Task[None]] = []
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -80,6 +78,7 @@ class Controller:
     async def start(self, settings: kopf.OperatorSettings, **indices: Any) -> None:
         """Configure kopf, connect, and start the workers; they wait for events, which wait for the indices."""
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = NoDiffBase()
         settings.watching.server_timeout = 5 * 60
         settings.watching.label_selectors["batch", "v1", "jobs"] = labels.SELECTOR
         settings.watching.label_selectors["", "v1", "pods"] = labels.SELECTOR
@@ -106,7 +105,7 @@ class Controller:
     def _begin(self) -> None:
         """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
         self.queue.start()
-        self._tasks.append(asyncio.create_task(self._poll_progress(), name="progress"))
+        self._tasks.append(asyncio.create_task(self._poller.run(self.kube), name="progress"))
 
     async def stop(self, **_: Any) -> None:
         """Stop where we are: the next start decides anew."""
@@ -116,24 +115,32 @@ class Controller:
         await self.queue.stop()
         await self.kube.close()
 
-    def index_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> Any:
+    # Coroutines, though nothing in them waits: kopf calls plain functions in threads.
+
+    async def index_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> Any:
         """FinetuneJobs by namespace and name."""
         return {(namespace or "", name): slim(body)}
 
-    def index_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> Any:
+    async def index_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> Any:
         """Jobs and pods by the FinetuneJob that their labels name."""
         owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
         return {(namespace or "", owner): slim(body)} if owner else None
 
-    def on_finetune_job(self, namespace: str | None, name: str, **_: Any) -> None:
+    async def on_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
         """A FinetuneJob changed."""
-        self.queue.add((namespace or "", name))
+        key = (namespace or "", name)
+        self._echoes.heard(key, body)
+        self.queue.add(key)
 
-    def on_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
+    async def on_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
         """A Job or pod changed: its owner is looked at."""
         owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
         if owner:
             self.queue.add((namespace or "", owner))
+
+    def _pods(self) -> list[tuple[Key, Body]]:
+        """Every pod, with the FinetuneJob that it is of."""
+        return [(key, pod) for key in list(self._stage_pods) for pod in self._stage_pods.get(key, ())]
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
@@ -148,11 +155,15 @@ class Controller:
             return await self._work(key)
 
     async def _work(self, key: Key) -> float | None:
-        body = next(iter(self._finetune_jobs.get(key, ())), None)
+        body = self._echoes.newest(key, next(iter(self._finetune_jobs.get(key, ())), None))
         if body is None:
             self._forget(key)
             return None
         view = read_job(body)
+        with logs.about(namespace=key[0], name=key[1], generation=view.owner.generation):
+            return await self._bring_forward(key, view)
+
+    async def _bring_forward(self, key: Key, view: JobView) -> float | None:
         outcome = reconcile(view, await self._seen(key, view), self.settings, datetime.now(UTC))
         status, requeue = outcome.status, outcome.requeue
         for place, action in enumerate(outcome.actions):
@@ -162,18 +173,23 @@ class Controller:
                 if error.status >= 500 or status is None:
                     raise
                 undone = [_stage_of(action) for action in outcome.actions[place:]]
-                logger.warning("%s/%s: the API server refused %s: %s", *key, undone[0] or "its plan", error)
+                with logs.about(stage=undone[0]):
+                    logger.warning("The API server refused %s: %s", undone[0] or "the plan", error)
                 status = blocked(status, view.status, undone, error.message)
                 requeue = CREATE_AGAIN_AFTER
                 # What follows may need what was refused: a stage its plan, a new Job the old one's end.
                 break
         if status is not None:
-            await self._write_status(view, status)
+            written = await write_status(self.kube, self.metrics, view, status)
+            if written is not None:
+                self._echoes.wrote(key, written)
         return requeue
 
     def _forget(self, key: Key) -> None:
-        for store in (self._created, self._plans, self._progress):
-            store.pop(key, None)
+        self._created.pop(key, None)
+        self._plans.pop(key, None)
+        self._echoes.forget(key)
+        self._poller.forget(key)
 
     async def _seen(self, key: Key, view: JobView) -> Seen:
         shown = {job["metadata"]["name"]: job for job in self._stage_jobs.get(key, ())}
@@ -181,7 +197,7 @@ class Controller:
         pods = self._stage_pods.get(key, ())
         return Seen(
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
-            progress=self._progress.get(key, {}),
+            progress=self._poller.of(key),
             plan=await self._plan(key, view),
         )
 
@@ -210,9 +226,13 @@ class Controller:
         if known and known[0] == reference.name:
             return known[1]
         found = await self.kube.get("ConfigMap", key[0], reference.name)
-        plan = read_plan((found.get("data") or {}).get(PLAN_KEY, "")) if found else None
+        return self._remember_plan(key, found) if found else None
+
+    def _remember_plan(self, key: Key, config_map: Body) -> Plan | None:
+        """The plan in `config_map`: it is immutable, so that it need not be read twice."""
+        plan = read_plan((config_map.get("data") or {}).get(PLAN_KEY, ""))
         if plan:
-            self._plans[key] = (reference.name, plan)
+            self._plans[key] = (config_map["metadata"]["name"], plan)
         return plan
 
     async def _carry_out(self, key: Key, action: Create | Stop) -> None:
@@ -226,6 +246,8 @@ class Controller:
             if error.reason != "AlreadyExists":
                 raise
             made = await self._existing(manifest)
+        if manifest["kind"] == "ConfigMap":
+            self._remember_plan(key, made)
         if manifest["kind"] == "Job":
             self._created.setdefault(key, {})[made["metadata"]["name"]] = (time.monotonic(), slim(made))
 
@@ -239,112 +261,6 @@ class Controller:
             kind, name = manifest["kind"], meta["name"]
             raise ApiError(409, "NameTaken", f"{kind} {name} is there and is not this job's; delete or rename it")
         return found
-
-    async def _write_status(self, view: JobView, status: Status) -> None:
-        """Write what changed, and tell of it. A conflict means that a newer event is on its way."""
-        wire = status.wire()
-        if wire == dict(view.raw_status):
-            return
-        owner, changes = view.owner, merge_patch(view.raw_status, wire)
-        try:
-            await self.kube.patch_status(owner.namespace, owner.name, changes, view.resource_version)
-        except ApiError as error:
-            if error.status not in (404, 409):
-                raise
-            self.metrics.status_writes.labels("conflict").inc()
-            return
-        self.metrics.status_writes.labels("written").inc()
-        self.metrics.status_changed(view.status, status)
-        for event in events(view.status, status):
-            logger.info("%s/%s: %s: %s", owner.namespace, owner.name, event.reason, event.message)
-            await self._post(owner, event)
-
-    async def _post(self, owner: Owner, event: Event) -> None:
-        """Post an Event; the same words again raise its count. An Event that fails stops nothing."""
-        now = rfc3339(datetime.now(UTC))
-        name = f"{owner.name}.{keys.digest([owner.uid, event.reason, event.message])[:16]}"
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": owner.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "namespace": owner.namespace,
-                "name": owner.name,
-                "uid": owner.uid,
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "source": {"component": labels.OPERATOR},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self.kube.create(body)
-        except ApiError as error:
-            if error.reason == "AlreadyExists":
-                found = await self.kube.get("Event", owner.namespace, name) or {}
-                changes = {"count": int(found.get("count") or 1) + 1, "lastTimestamp": now}
-                await self.kube.patch_event(owner.namespace, name, changes)
-            else:
-                logger.warning("%s/%s: event %s was refused: %s", owner.namespace, owner.name, event.reason, error)
-
-    # --- progress
-
-    async def _poll_progress(self) -> None:
-        """Ask running pods for their last lines, every progress_interval; slower when many run."""
-        budget = asyncio.Semaphore(self.settings.progress_in_flight)
-        while True:
-            running = [
-                (key, pod)
-                for key in list(self._stage_pods)
-                for pod in self._stage_pods.get(key, ())
-                if (pod.get("status") or {}).get("phase") == "Running"
-            ]
-            await asyncio.gather(*(self._read_progress(key, pod, budget) for key, pod in running))
-            await asyncio.sleep(self.settings.progress_interval * max(1.0, len(running) / 100))
-
-    async def _read_progress(self, key: Key, pod: Body, budget: asyncio.Semaphore) -> None:
-        meta = pod["metadata"]
-        job = (meta.get("labels") or {}).get(labels.JOB_NAME, "")
-        try:
-            async with budget:
-                tail = await self.kube.log_tail(key[0], meta["name"], CONTAINER, TAIL_LINES, LIMIT_BYTES)
-        except (ApiError, aiohttp.ClientError, OSError) as error:
-            logger.debug("%s/%s: no progress from %s: %s", *key, meta["name"], error)
-            return
-        progress = last_progress(tail)
-        if progress is not None and self._progress.get(key, {}).get(job) != progress:
-            self._progress[key] = {job: progress}
-            self.queue.add(key)
-
-
-def slim(body: Mapping[str, Any]) -> Body:
-    """What the operator reads of an object; the rest would only cost memory, thousands of times."""
-    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    found = {**body, "metadata": meta}
-    if "template" in (body.get("spec") or {}):
-        found["spec"] = {name: value for name, value in body["spec"].items() if name != "template"}
-    elif "containers" in (body.get("spec") or {}):
-        found["spec"] = {}
-    return found
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Body:
-    """The JSON merge patch (RFC 7396) that turns `before` into `after`."""
-    patch: Body = {name: None for name in before if name not in after}
-    for name, value in after.items():
-        old = before.get(name)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            inner = merge_patch(old, value)
-            if inner:
-                patch[name] = inner
-        elif name not in before or old != value:
-            patch[name] = value
-    return patch
 
 
 def _stage_of(action: Create | Stop) -> str:

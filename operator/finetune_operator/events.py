@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune_api.status import Phase, StageState, StageStatus, Status
@@ -10,17 +10,22 @@ from finetune_api.status import Phase, StageState, StageStatus, Status
 
 @dataclass(frozen=True)
 class Event:
-    """What `kubectl describe` shows of a change."""
+    """What `kubectl describe` shows of a change; `stage` is empty where it is the whole run's."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    stage: str = ""
 
 
 def events(before: Status, after: Status) -> list[Event]:
     """One event for each stage whose state changed, and one for the run's end."""
     known = {stage.name: stage for stage in before.stages}
-    found = [event for stage in after.stages for event in _stage_events(known.get(stage.name), stage)]
+    found = [
+        replace(event, stage=stage.name)
+        for stage in after.stages
+        for event in _stage_events(known.get(stage.name), stage)
+    ]
     if after.phase != before.phase or after.observed_generation != before.observed_generation:
         found += _run_events(before, after)
     return found

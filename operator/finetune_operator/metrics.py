@@ -55,7 +55,7 @@ class Metrics:
         """Answer scrapes on `port`, in a thread of its own."""
         start_http_server(port, registry=self.registry)
 
-    def status_changed(self, before: Status, after: Status) -> None:
+    def status_changed(self, namespace: str, before: Status, after: Status) -> None:
         """Count what a change of status tells of."""
         known = {stage.name: stage for stage in before.stages}
         for stage in after.stages:

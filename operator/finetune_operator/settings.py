@@ -30,6 +30,8 @@ class Settings:
     liveness_port: int = 0
     metrics_port: int = 0
     lease: str = ""
+    lease_seconds: float = 15.0
+    log_format: str = "text"
     default_cpu: str = "1"
     default_memory: str = "4Gi"
     light_cpu: str = "250m"

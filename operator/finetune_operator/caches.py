@@ -1,0 +1,86 @@
+"""What the operator remembers of the cluster: less than the API server sent, and no older than its own writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+Body = dict[str, Any]
+Key = tuple[str, str]
+
+
+def slim(body: Mapping[str, Any]) -> Body:
+    """What the operator reads of an object; the rest would only cost memory, thousands of times."""
+    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    found = {**body, "metadata": meta}
+    if "template" in (body.get("spec") or {}):
+        found["spec"] = {name: value for name, value in body["spec"].items() if name != "template"}
+    elif "containers" in (body.get("spec") or {}):
+        found["spec"] = {}
+    return found
+
+
+class Echoes:
+    """What this process wrote and the watches have not shown yet.
+
+    A decision that rests on the state before a write would be made twice. `overdue` tells a watch that has died
+    without a word: what was written must come back on it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, tuple[float, Body]] = {}
+
+    def wrote(self, key: Key, body: Body) -> None:
+        """A write of the FinetuneJob `key` was answered with `body`."""
+        self._jobs[key] = (time.monotonic(), slim(body))
+
+    def newest(self, key: Key, shown: Body | None) -> Body | None:
+        """The newer of what the watch shows and what was written; None where the watch shows that it is gone."""
+        _, written = self._jobs.get(key, (0.0, None))
+        if written is None or shown is None or _is_newer(shown, written):
+            self._jobs.pop(key, None)
+            return shown
+        return written
+
+    def heard(self, key: Key, body: Mapping[str, Any]) -> None:
+        """The watch has shown `key` as `body`."""
+        _, written = self._jobs.get(key, (0.0, None))
+        if written is not None and _is_newer(body, written):
+            del self._jobs[key]
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        self._jobs.pop(key, None)
+
+    def overdue(self) -> float:
+        """Seconds that the watch owes the oldest write, 0 where it owes none."""
+        return max((time.monotonic() - since for since, _ in self._jobs.values()), default=0.0)
+
+
+def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
+    """Whether `shown` is `written` or younger; another object of the same name always is."""
+    ours, theirs = written["metadata"], shown["metadata"]
+    if ours.get("uid") != theirs.get("uid"):
+        return True
+    try:
+        return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
+    except (KeyError, ValueError):
+        return True
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing to compare."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
