@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune_api.status import Phase, StageState, StageStatus, Status
+from finetune_operator.reconcile import LIGHT
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Event:
 
 
 def events(before: Status, after: Status) -> list[Event]:
-    """One event for each stage whose state changed, and one for the run's end."""
+    """One event for each stage whose state changed, and one for the run's end, which is publish's as well."""
     known = {stage.name: stage for stage in before.stages}
     found = [
         replace(event, stage=stage.name)
@@ -40,9 +41,10 @@ def _stage_events(before: StageStatus | None, after: StageStatus) -> list[Event]
     if after.state == state:
         return found
     match after.state:
-        case StageState.RUNNING:
+        # What takes a few seconds: that it has begun is no news by the time it is read.
+        case StageState.RUNNING if after.type not in LIGHT:
             found.append(Event("Normal", "StageStarted", f"{after.name} runs as Job {after.job}."))
-        case StageState.SUCCEEDED:
+        case StageState.SUCCEEDED if after.type != "Publish":
             found.append(Event("Normal", "StageSucceeded", f"{after.name} succeeded."))
         case StageState.REUSED:
             found.append(Event("Normal", "StageReused", f"{after.name}: {after.message or 'its result is kept'}"))
