@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import sys
@@ -36,11 +37,11 @@ CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomR
 IMAGE = "chaos-trainer:local"
 TRAINER = Path(__file__).with_name("chaos_trainer.py").resolve()
 OPERATOR, S3, STAGE = "operator", "s3", "stage"
-# Most of what can go wrong is the operator's, so it dies most often.
-VICTIMS = {OPERATOR: 4, API_SERVER: 2, S3: 1, STAGE: 4}
+VICTIMS = {OPERATOR: 3, API_SERVER: 2, S3: 1, STAGE: 4}
 # How long a part stays dead, and how long all live until the next one dies.
 AWAY_SECONDS, PEACE_SECONDS = (0.0, 1.0), (0.2, 1.2)
-ALIVE = 2
+ALIVE = 4
+STAGE_SECONDS = 3.0
 SETTLE_SECONDS = 120.0
 
 TRAIN: Object = {"name": "lora", "type": "LoRA", "config": {"trainDataConfig": "train"}}
@@ -60,14 +61,15 @@ class Shape:
 
 
 SHAPES = (
-    Shape("train", (TRAIN, MERGE_PASS, BUILD)),
-    Shape("adapter", (TRAIN,)),
+    Shape("edited", (TRAIN, MERGE_PASS, BUILD), meddle="edit"),
     # Jobs of this shape want the same results as each other.
     Shape("quantize", (BUILD,), model="shared"),
-    Shape("edited", (TRAIN, MERGE_PASS, BUILD), meddle="edit"),
     Shape("suspended", (TRAIN, MERGE_PASS), meddle="suspend"),
     Shape("deleted", (TRAIN, MERGE_PASS), phase="", meddle="delete"),
     Shape("refused", (TRAIN,), phase="Failed", model="refused"),
+    Shape("again", (BUILD,), model="shared"),
+    Shape("adapter", (TRAIN,)),
+    Shape("train", (TRAIN, MERGE_PASS, BUILD)),
 )
 
 
@@ -154,7 +156,7 @@ class Chaos:
             await self._delete(name)
         elif how == "edit":
             # The first pass' result is kept, what follows is made anew.
-            passes = [TRAIN, MERGE_PASS, {**BUILD, "config": {"precision": "fp16"}}]
+            passes = [TRAIN, MERGE_PASS, {**BUILD, "config": {"precision": "fp32"}}]
             await self._patch(name, {"passes": passes})
         else:
             await self._patch(name, {"suspend": True})
@@ -177,9 +179,8 @@ class Chaos:
 
     async def _kill(self, victim: str) -> None:
         if victim == STAGE:
-            pids = _stages()
+            pids = await _stages()
             if not pids:
-                await asyncio.sleep(0.1)
                 return
             psutil.Process(self.numbers.choice(pids)).kill()
         else:
@@ -191,16 +192,18 @@ class Chaos:
         self.kills[victim] += 1
 
 
-def _stages() -> list[int]:
-    """The processes that run a stage."""
-    found: list[int] = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if str(TRAINER) in child.cmdline():
-                found.append(child.pid)
-        except psutil.Error:
-            continue
-    return sorted(found)
+async def _stages() -> list[int]:
+    """The processes that run a stage, once there are any; none where none came within STAGE_SECONDS."""
+    deadline = time.monotonic() + STAGE_SECONDS
+    while True:
+        found: list[int] = []
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if str(TRAINER) in child.cmdline():
+                    found.append(child.pid)
+        if found or time.monotonic() > deadline:
+            return sorted(found)
+        await asyncio.sleep(0.1)
 
 
 async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]]:

@@ -33,13 +33,11 @@ async def _run(settings: Settings) -> int:
     registry = kopf.OperatorRegistry()
     lost_leadership = asyncio.Event()
     Controller(settings, lost_leadership).register(registry)
-    port = settings.liveness_port
     await kopf.operator(
         registry=registry,
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=list(settings.namespaces),
-        liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
         stop_flag=lost_leadership,
     )
     return 1 if lost_leadership.is_set() else 0

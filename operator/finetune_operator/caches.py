@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,20 +25,19 @@ def slim(body: Mapping[str, Any]) -> Body:
 class Echoes:
     """What this process wrote and the watches have not shown yet.
 
-    A decision that rests on the state before a write would be made twice. `overdue` tells a watch that has died
-    without a word: what was written must come back on it.
+    A decision that rests on the state before a write would be made twice, and its own write be refused.
     """
 
     def __init__(self) -> None:
-        self._jobs: dict[Key, tuple[float, Body]] = {}
+        self._jobs: dict[Key, Body] = {}
 
     def wrote(self, key: Key, body: Body) -> None:
         """A write of the FinetuneJob `key` was answered with `body`."""
-        self._jobs[key] = (time.monotonic(), slim(body))
+        self._jobs[key] = slim(body)
 
     def newest(self, key: Key, shown: Body | None) -> Body | None:
         """The newer of what the watch shows and what was written; None where the watch shows that it is gone."""
-        _, written = self._jobs.get(key, (0.0, None))
+        written = self._jobs.get(key)
         if written is None or shown is None or _is_newer(shown, written):
             self._jobs.pop(key, None)
             return shown
@@ -47,17 +45,13 @@ class Echoes:
 
     def heard(self, key: Key, body: Mapping[str, Any]) -> None:
         """The watch has shown `key` as `body`."""
-        _, written = self._jobs.get(key, (0.0, None))
+        written = self._jobs.get(key)
         if written is not None and _is_newer(body, written):
             del self._jobs[key]
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
         self._jobs.pop(key, None)
-
-    def overdue(self) -> float:
-        """Seconds that the watch owes the oldest write, 0 where it owes none."""
-        return max((time.monotonic() - since for since, _ in self._jobs.values()), default=0.0)
 
 
 def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:

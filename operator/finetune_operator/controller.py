@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,8 +27,10 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.polling import Poller
+from finetune_operator.probes import Probes
 from finetune_operator.reconcile import Create, Seen, Stop, reconcile
 from finetune_operator.reporting import write_status
+from finetune_operator.resync import Cache, Resync
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, read_job
 from finetune_operator.workqueue import WorkQueue
@@ -41,6 +43,9 @@ WATCH_LAG = 15.0
 AT_WORK = (StageState.PENDING, StageState.QUEUED, StageState.RUNNING)
 
 
+Index = Mapping[Key, Iterable[Body]]
+
+
 class Controller:
     """One operator process. It sets `lost_leadership` when it must act no more."""
 
@@ -50,14 +55,24 @@ class Controller:
         self.kube: Kube
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
-        self._finetune_jobs: Mapping[Key, Iterable[Body]] = {}
-        self._stage_jobs: Mapping[Key, Iterable[Body]] = {}
-        self._stage_pods: Mapping[Key, Iterable[Body]] = {}
+        self._finetune_jobs: Index = {}
+        self._stage_jobs: Index = {}
+        self._stage_pods: Index = {}
         # Jobs made here that the watch has not shown yet: without them the next look would miss them.
         self._created: dict[Key, dict[str, tuple[float, Body]]] = {}
         self._plans: dict[Key, tuple[str, Plan]] = {}
         self._echoes = Echoes()
         self._poller = Poller(settings, self._pods, self.queue.add)
+        caches = (
+            Cache("FinetuneJob", "", lambda: _items(self._finetune_jobs)),
+            Cache("Job", labels.SELECTOR, lambda: _items(self._stage_jobs)),
+            Cache("Pod", labels.SELECTOR, self._pods),
+        )
+        self._resync = Resync(caches, settings.namespaces, self.queue.add, settings.resync_seconds)
+        self._probes = Probes(
+            alive=[self._stuck, self._deaf, self._ended],
+            ready=[lambda: "" if self._resync.synced else "the caches are not full yet"],
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -91,21 +106,24 @@ class Controller:
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        self._spawn(self._resync.run(self.kube), "resync")
+        if self.settings.liveness_port:
+            await self._probes.serve(self.settings.liveness_port)
         if self.settings.metrics_port:
             self.metrics.watch_jobs(self._phases)
             self.metrics.serve(self.settings.metrics_port)
         if self.settings.lease:
-            election = lead(
-                self.kube.api, self.settings.lease, self.settings.namespace, self._begin, self._lost_leadership.set
-            )
-            self._tasks.append(asyncio.create_task(election, name="election"))
+            self._spawn(lead(self.kube.api, self.settings, self._begin, self._lost_leadership.set), "election")
         else:
             self._begin()
 
     def _begin(self) -> None:
         """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
         self.queue.start()
-        self._tasks.append(asyncio.create_task(self._poller.run(self.kube), name="progress"))
+        self._spawn(self._poller.run(self.kube), "progress")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def stop(self, **_: Any) -> None:
         """Stop where we are: the next start decides anew."""
@@ -113,6 +131,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.queue.stop()
+        await self._probes.close()
         await self.kube.close()
 
     # Coroutines, though nothing in them waits: kopf calls plain functions in threads.
@@ -140,12 +159,27 @@ class Controller:
 
     def _pods(self) -> list[tuple[Key, Body]]:
         """Every pod, with the FinetuneJob that it is of."""
-        return [(key, pod) for key in list(self._stage_pods) for pod in self._stage_pods.get(key, ())]
+        return _items(self._stage_pods)
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
-        bodies = [(key, body) for key in list(self._finetune_jobs) for body in self._finetune_jobs.get(key, ())]
-        return [(key[0], str((body.get("status") or {}).get("phase", "Pending"))) for key, body in bodies]
+        return [
+            (key[0], str((body.get("status") or {}).get("phase", "Pending")))
+            for key, body in _items(self._finetune_jobs)
+        ]
+
+    # --- what is wrong with this process, if anything
+
+    def _stuck(self) -> str:
+        longest = self.queue.longest()
+        return f"a worker has been at one job for {longest:.0f} s" if longest > self.settings.stuck_seconds else ""
+
+    def _deaf(self) -> str:
+        overdue = self._resync.overdue()
+        return f"a watch has shown nothing new for {overdue:.0f} s" if overdue > self.settings.stuck_seconds else ""
+
+    def _ended(self) -> str:
+        return ", ".join(f"the task {task.get_name()} has ended" for task in self._tasks if task.done())
 
     # --- one piece of work
 
@@ -155,7 +189,7 @@ class Controller:
             return await self._work(key)
 
     async def _work(self, key: Key) -> float | None:
-        body = self._echoes.newest(key, next(iter(self._finetune_jobs.get(key, ())), None))
+        body = self._echoes.newest(key, next(self._there(self._finetune_jobs, key), None))
         if body is None:
             self._forget(key)
             return None
@@ -185,6 +219,10 @@ class Controller:
                 self._echoes.wrote(key, written)
         return requeue
 
+    def _there(self, index: Index, key: Key) -> Iterator[Body]:
+        """What `index` holds for `key`, but for what is known to be gone."""
+        return (item for item in index.get(key, ()) if not self._resync.is_ghost(item))
+
     def _forget(self, key: Key) -> None:
         self._created.pop(key, None)
         self._plans.pop(key, None)
@@ -192,9 +230,9 @@ class Controller:
         self._poller.forget(key)
 
     async def _seen(self, key: Key, view: JobView) -> Seen:
-        shown = {job["metadata"]["name"]: job for job in self._stage_jobs.get(key, ())}
+        shown = {job["metadata"]["name"]: job for job in self._there(self._stage_jobs, key)}
         unshown = await self._unshown(key, view, shown)
-        pods = self._stage_pods.get(key, ())
+        pods = self._there(self._stage_pods, key)
         return Seen(
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._poller.of(key),
@@ -261,6 +299,10 @@ class Controller:
             kind, name = manifest["kind"], meta["name"]
             raise ApiError(409, "NameTaken", f"{kind} {name} is there and is not this job's; delete or rename it")
         return found
+
+
+def _items(index: Index) -> list[tuple[Key, Body]]:
+    return [(key, item) for key in list(index) for item in index.get(key, ())]
 
 
 def _stage_of(action: Create | Stop) -> str:

@@ -19,12 +19,13 @@ from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
+from finetune_operator.settings import Settings
+
 logger = logging.getLogger(__name__)
 
-# A standby takes over at most LEASE + RETRY seconds after the leader's last renewal.
-LEASE_SECONDS = 15
-RENEW_DEADLINE_SECONDS = 10
-RETRY_SECONDS = 2
+# Of the lease's seconds: how long its holder tries to renew it, and how often anybody asks. A standby takes over at
+# most the lease and one such pause after the last renewal.
+RENEW_SHARE, RETRY_SHARE = 2 / 3, 2 / 15
 
 
 class _PatientLock(LeaseLock):
@@ -46,10 +47,9 @@ class _PatientLock(LeaseLock):
             return False
 
 
-async def lead(
-    api: ApiClient, name: str, namespace: str, started: Callable[[], None], lost: Callable[[], None]
-) -> None:
+async def lead(api: ApiClient, settings: Settings, started: Callable[[], None], lost: Callable[[], None]) -> None:
     """Wait to become the leader, call `started`, and call `lost` should leadership end."""
+    name, namespace, seconds = settings.lease, settings.namespace, settings.lease_seconds
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     async def on_started() -> None:
@@ -61,7 +61,6 @@ async def lead(
         lost()
 
     lock = _PatientLock(name, namespace, identity, api)
-    election = LeaderElection(
-        Config(lock, LEASE_SECONDS, RENEW_DEADLINE_SECONDS, RETRY_SECONDS, on_started, on_stopped)
-    )
+    deadline, pause = seconds * RENEW_SHARE, seconds * RETRY_SHARE
+    election = LeaderElection(Config(lock, seconds, deadline, pause, on_started, on_stopped))
     await election.run()

@@ -30,8 +30,10 @@ class Settings:
     liveness_port: int = 0
     metrics_port: int = 0
     lease: str = ""
-    lease_seconds: float = 15.0
+    lease_seconds: int = 15
     log_format: str = "text"
+    stuck_seconds: float = 300.0
+    resync_seconds: float = 300.0
     default_cpu: str = "1"
     default_memory: str = "4Gi"
     light_cpu: str = "250m"
