@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1000, help="jobs that live at once (default: 1000)")
-    parser.add_argument("--rate", type=float, default=20.0, help="stages that end per second (default: 20)")
+    parser.add_argument("--rate", type=float, default=8.0, help="stages that end per second (default: 8)")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import kopf
 
+from finetune_api.quantity import amount
+
 Body = dict[str, Any]
 Key = tuple[str, str]
+# nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe: one each.
+_GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
 
 
 def slim(body: Mapping[str, Any]) -> Body:
-    """What the operator reads of an object; the rest would only cost memory, thousands of times."""
+    """What the operator reads of an object; the rest would only cost memory, thousands of times.
+
+    Of a Job's spec that is all but the template, of a pod's the number of its GPUs.
+    """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     found = {**body, "metadata": meta}
-    if "template" in (body.get("spec") or {}):
-        found["spec"] = {name: value for name, value in body["spec"].items() if name != "template"}
-    elif "containers" in (body.get("spec") or {}):
-        found["spec"] = {}
+    spec = body.get("spec") or {}
+    if "template" in spec:
+        found["spec"] = {name: value for name, value in spec.items() if name != "template"}
+    elif "containers" in spec:
+        found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"])}
     return found
+
+
+def _gpus(container: Mapping[str, Any]) -> float:
+    """The GPUs of a container, whoever made them: what its limits name beyond CPUs, memory and the like."""
+    limits = (container.get("resources") or {}).get("limits") or {}
+    try:
+        return float(sum(amount(value) for name, value in limits.items() if _GPU.search(name)))
+    except ValueError:
+        return 0.0
 
 
 class Echoes:

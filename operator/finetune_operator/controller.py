@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 CREATE_AGAIN_AFTER = 10.0
 # How long a Job that was made here counts as there while the watch does not show it.
 WATCH_LAG = 15.0
+METER_SECONDS = 10.0
 AT_WORK = (StageState.PENDING, StageState.QUEUED, StageState.RUNNING)
 
 
@@ -121,6 +122,7 @@ class Controller:
         """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
         self.queue.start()
         self._spawn(self._poller.run(self.kube), "progress")
+        self._spawn(self._meter(), "meter")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -168,6 +170,14 @@ class Controller:
             for key, body in _items(self._finetune_jobs)
         ]
 
+    async def _meter(self) -> None:
+        """Count the GPUs that running pods hold, while this operator leads."""
+        while True:
+            await asyncio.sleep(METER_SECONDS)
+            for key, pod in self._pods():
+                if (pod.get("status") or {}).get("phase") == "Running":
+                    self.metrics.gpus_held(key[0], (pod.get("spec") or {}).get("gpus", 0.0), METER_SECONDS)
+
     # --- what is wrong with this process, if anything
 
     def _stuck(self) -> str:
@@ -198,7 +208,8 @@ class Controller:
             return await self._bring_forward(key, view)
 
     async def _bring_forward(self, key: Key, view: JobView) -> float | None:
-        outcome = reconcile(view, await self._seen(key, view), self.settings, datetime.now(UTC))
+        seen = await self._seen(key, view)
+        outcome = reconcile(view, seen, self.settings, datetime.now(UTC))
         status, requeue = outcome.status, outcome.requeue
         for place, action in enumerate(outcome.actions):
             try:
@@ -214,7 +225,8 @@ class Controller:
                 # What follows may need what was refused: a stage its plan, a new Job the old one's end.
                 break
         if status is not None:
-            written = await write_status(self.kube, self.metrics, view, status)
+            created = {attempt.name: attempt.created_at for attempt in seen.attempts}
+            written = await write_status(self.kube, self.metrics, view, status, created)
             if written is not None:
                 self._echoes.wrote(key, written)
         return requeue

@@ -23,8 +23,10 @@ Body = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-async def write_status(kube: Kube, metrics: Metrics, view: JobView, status: Status) -> Body | None:
-    """Write what changed, and tell of it; the job as it then is.
+async def write_status(
+    kube: Kube, metrics: Metrics, view: JobView, status: Status, created: Mapping[str, str]
+) -> Body | None:
+    """Write what changed, and tell of it; the job as it then is. `created`: when each Job was made, by its name.
 
     None where there was nothing to write, or where the job is another one by now: a newer event is on its way then.
     Raises ApiError where the server refuses or fails.
@@ -41,7 +43,7 @@ async def write_status(kube: Kube, metrics: Metrics, view: JobView, status: Stat
         metrics.status_writes.labels("conflict").inc()
         return None
     metrics.status_writes.labels("written").inc()
-    metrics.status_changed(owner.namespace, view.status, status)
+    metrics.status_changed(view.status, status, created)
     for event in events(view.status, status):
         with logs.about(stage=event.stage):
             logger.info("%s: %s", event.reason, event.message)
