@@ -16,10 +16,10 @@ from typing import Any
 import kopf
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_api.status import StageState
+from finetune_api.status import StageState, Status
 from finetune_operator import labels, logs
 from finetune_operator.caches import Body, Echoes, Key, NoDiffBase, slim
-from finetune_operator.conditions import blocked
+from finetune_operator.conditions import blocked, broken
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
@@ -28,7 +28,7 @@ from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.polling import Poller
 from finetune_operator.probes import Probes
-from finetune_operator.reconcile import Create, Seen, Stop, reconcile
+from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
 from finetune_operator.reporting import write_status
 from finetune_operator.resync import Cache, Resync
 from finetune_operator.settings import Settings
@@ -205,11 +205,17 @@ class Controller:
             return None
         view = read_job(body)
         with logs.about(namespace=key[0], name=key[1], generation=view.owner.generation):
-            return await self._bring_forward(key, view)
+            seen = await self._seen(key, view)
+            try:
+                outcome = reconcile(view, seen, self.settings, datetime.now(UTC))
+            except Exception as error:
+                # Whatever is odd about this job must be seen where its user looks; the queue logs it and tries again.
+                await self._tell(key, view, broken(view.status, view.owner.generation, error, datetime.now(UTC)), seen)
+                raise
+            return await self._bring_forward(key, view, seen, outcome)
 
-    async def _bring_forward(self, key: Key, view: JobView) -> float | None:
-        seen = await self._seen(key, view)
-        outcome = reconcile(view, seen, self.settings, datetime.now(UTC))
+    async def _bring_forward(self, key: Key, view: JobView, seen: Seen, outcome: Outcome) -> float | None:
+        """Do what was decided, as far as the API server lets us, and say so."""
         status, requeue = outcome.status, outcome.requeue
         for place, action in enumerate(outcome.actions):
             try:
@@ -225,11 +231,22 @@ class Controller:
                 # What follows may need what was refused: a stage its plan, a new Job the old one's end.
                 break
         if status is not None:
-            created = {attempt.name: attempt.created_at for attempt in seen.attempts}
-            written = await write_status(self.kube, self.metrics, view, status, created)
-            if written is not None:
-                self._echoes.wrote(key, written)
+            await self._tell(key, view, status, seen)
+        if self._is_unwatched(key, seen):
+            requeue = min(requeue or WATCH_LAG, WATCH_LAG)
         return requeue
+
+    async def _tell(self, key: Key, view: JobView, status: Status, seen: Seen) -> None:
+        """Write the status, and remember it until the watch shows it."""
+        created = {attempt.name: attempt.created_at for attempt in seen.attempts}
+        written = await write_status(self.kube, self.metrics, view, status, created)
+        if written is not None:
+            self._echoes.wrote(key, written)
+
+    def _is_unwatched(self, key: Key, seen: Seen) -> bool:
+        """Whether a Job at work is not on the watch, as one whose labels somebody took: no event will tell its end."""
+        shown = {job["metadata"]["name"] for job in self._there(self._stage_jobs, key)}
+        return any(not attempt.finished and attempt.name not in shown for attempt in seen.attempts)
 
     def _there(self, index: Index, key: Key) -> Iterator[Body]:
         """What `index` holds for `key`, but for what is known to be gone."""
@@ -296,8 +313,9 @@ class Controller:
             if error.reason != "AlreadyExists":
                 raise
             made = await self._existing(manifest)
-        if manifest["kind"] == "ConfigMap":
-            self._remember_plan(key, made)
+        if manifest["kind"] == "ConfigMap" and self._remember_plan(key, made) is None:
+            name = made["metadata"]["name"]
+            raise ApiError(409, "NoPlan", f"ConfigMap {name} is there and holds no plan of this operator; delete it")
         if manifest["kind"] == "Job":
             self._created.setdefault(key, {})[made["metadata"]["name"]] = (time.monotonic(), slim(made))
 

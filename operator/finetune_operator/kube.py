@@ -154,7 +154,7 @@ class Kube:
         )
         response = await self.api.call_api(method, url, headers, content, _request_timeout=self._timeout)
         data: bytes = await response.read()
-        self._count(method, response.status)
+        self._count("LIST" if accept == METADATA else method, response.status)
         if not 200 <= response.status < 300:
             raise _error(response.status, data)
         return data

@@ -31,12 +31,11 @@ async def write_status(
     None where there was nothing to write, or where the job is another one by now: a newer event is on its way then.
     Raises ApiError where the server refuses or fails.
     """
-    wire = status.wire()
-    if wire == dict(view.raw_status):
+    owner, changes = view.owner, merge_patch(view.raw_status, status.wire())
+    if not changes:
         return None
-    owner, changes = view.owner, merge_patch(view.raw_status, wire)
     try:
-        written = await kube.patch_status(owner.namespace, owner.name, changes, view.resource_version)
+        written = await _patch(kube, view, changes)
     except ApiError as error:
         if error.status not in (404, 409):
             raise
@@ -49,6 +48,31 @@ async def write_status(
             logger.info("%s: %s", event.reason, event.message)
             await post(kube, owner, event)
     return written
+
+
+async def _patch(kube: Kube, view: JobView, changes: Body) -> Body:
+    """Patch the status; where it is too large beside what else the object holds, say that and no more."""
+    owner = view.owner
+    try:
+        return await kube.patch_status(owner.namespace, owner.name, changes, view.resource_version)
+    except ApiError as error:
+        if error.status != 413 and "too large" not in error.message:
+            raise
+        logger.warning("The status was refused: %s", error)
+        return await kube.patch_status(owner.namespace, owner.name, shortened(changes), view.resource_version)
+
+
+def shortened(changes: Body) -> Body:
+    """`changes` without what the job's course does not rest on: long words, figures, progress."""
+    message = "The API server refused a longer status; take annotations off this job."
+    short = {name: value for name, value in changes.items() if name not in ("progress", "loss")}
+    for name in ("stages", "conditions"):
+        if name in short:
+            short[name] = [{**item, **({"message": message} if item.get("message") else {})} for item in short[name]]
+            for item in short[name]:
+                item.pop("metrics", None)
+                item.pop("progress", None)
+    return {**short, "message": message} if short.get("message") else short
 
 
 async def post(kube: Kube, owner: Owner, event: Event) -> None:
