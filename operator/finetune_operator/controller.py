@@ -125,7 +125,9 @@ class Controller:
         self._spawn(self._meter(), "meter")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_log_failure)
+        self._tasks.append(task)
 
     async def stop(self, **_: Any) -> None:
         """Stop where we are: the next start decides anew."""
@@ -329,6 +331,11 @@ class Controller:
             kind, name = manifest["kind"], meta["name"]
             raise ApiError(409, "NameTaken", f"{kind} {name} is there and is not this job's; delete or rename it")
         return found
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("The task %s failed.", task.get_name(), exc_info=error)
 
 
 def _items(index: Index) -> list[tuple[Key, Body]]:

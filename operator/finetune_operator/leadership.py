@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, ApiException
+from kubernetes.aio.client import ApiClient, ApiException, V1Lease, V1ObjectMeta
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
@@ -38,6 +38,16 @@ class _PatientLock(LeaseLock):
             return await super().get(name, namespace)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return False, ApiException(status=0, reason=str(error))
+
+    async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        # Not the library's own, which passes an argument that its own types refuse.
+        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        try:
+            await self.api_instance.create_namespaced_lease(namespace, body)
+        except (ApiException, aiohttp.ClientError, OSError) as error:
+            logger.warning("The lease could not be made: %s", error)
+            return False
+        return True
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         try:

@@ -56,12 +56,12 @@ def test_a_line_of_json_names_namespace_name_generation_and_stage() -> None:
 def test_a_traceback_is_part_of_its_line() -> None:
     def say(logger: logging.Logger) -> None:
         try:
-            raise ValueError("odd")
+            int("odd")
         except ValueError:
             logger.exception("failed")
 
     (line,) = lines("json", say)
-    assert "ValueError: odd" in json.loads(line)["exception"]
+    assert "ValueError: invalid literal" in json.loads(line)["exception"]
 
 
 def test_text_names_the_job_in_brackets() -> None:
