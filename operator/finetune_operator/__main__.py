@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -14,8 +15,11 @@ from finetune_operator.kube import in_reach
 from finetune_operator.settings import Settings, from_environment
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run; the exit code is 2 where the environment names no cluster or holds settings that cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_operator", description=__doc__)
+    parser.add_argument("--log-format", choices=logs.FORMATS, help="wins over FINETUNE_LOG_FORMAT (default: text)")
+    given = parser.parse_args(arguments)
     try:
         settings = from_environment(os.environ)
     except ValueError as error:
@@ -24,7 +28,7 @@ def main() -> int:
     if not in_reach():
         sys.stderr.write("finetune-operator: no cluster: set KUBECONFIG, or run it as a pod with a service account\n")
         return 2
-    logs.configure(settings.log_format)
+    logs.configure(given.log_format or settings.log_format)
     return asyncio.run(_run(settings))
 
 

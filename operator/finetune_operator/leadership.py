@@ -71,6 +71,6 @@ async def lead(api: ApiClient, settings: Settings, started: Callable[[], None], 
         lost()
 
     lock = _PatientLock(name, namespace, identity, api)
-    deadline, pause = seconds * RENEW_SHARE, seconds * RETRY_SHARE
+    deadline, pause = seconds * RENEW_SHARE, max(1.0, seconds * RETRY_SHARE)
     election = LeaderElection(Config(lock, seconds, deadline, pause, on_started, on_stopped))
     await election.run()
