@@ -40,7 +40,7 @@ OPERATOR, S3, STAGE = "operator", "s3", "stage"
 VICTIMS = {OPERATOR: 3, API_SERVER: 2, S3: 1, STAGE: 4}
 # How long a part stays dead, and how long all live until the next one dies.
 AWAY_SECONDS, PEACE_SECONDS = (0.0, 1.0), (0.2, 1.2)
-ALIVE = 4
+ALIVE = 3
 STAGE_SECONDS = 3.0
 SETTLE_SECONDS = 120.0
 
