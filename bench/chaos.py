@@ -210,6 +210,7 @@ async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]
     """One run below `folder`; it and what it found wrong."""
     environment: dict[str, Any] = {
         "FINETUNE_TRAINER_IMAGE": IMAGE,
+        "FINETUNE_ALLOWED_HOSTS": "127.0.0.1",
         "FINETUNE_LIGHT_CPU": "10m",
         "FINETUNE_DEFAULT_CPU": "10m",
         "FINETUNE_PROGRESS_INTERVAL": "1",

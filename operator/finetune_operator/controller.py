@@ -26,6 +26,7 @@ from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.policy_watch import PolicyWatch
 from finetune_operator.polling import Poller
 from finetune_operator.probes import Probes
 from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
@@ -56,6 +57,7 @@ class Controller:
         self.kube: Kube
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
+        self.policies = PolicyWatch(self.on_policies)
         self._finetune_jobs: Index = {}
         self._stage_jobs: Index = {}
         self._stage_pods: Index = {}
@@ -85,6 +87,7 @@ class Controller:
         kopf.index(GROUP, VERSION, PLURAL, id="finetune_jobs", registry=registry)(self.index_finetune_job)
         kopf.index("batch", "v1", "jobs", id="stage_jobs", **own)(self.index_child)
         kopf.index("", "v1", "pods", id="stage_pods", **own)(self.index_child)
+        self.policies.register(registry)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self.on_finetune_job)
         kopf.on.event("batch", "v1", "jobs", **own)(self.on_child)
         kopf.on.event("", "v1", "pods", **own)(self.on_child)
@@ -107,6 +110,7 @@ class Controller:
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        await self.policies.start(self.kube, indices)
         self._spawn(self._resync.run(self.kube), "resync")
         if self.settings.liveness_port:
             await self._probes.serve(self.settings.liveness_port)
@@ -164,6 +168,12 @@ class Controller:
     def _pods(self) -> list[tuple[Key, Body]]:
         """Every pod, with the FinetuneJob that it is of."""
         return _items(self._stage_pods)
+
+    def on_policies(self, namespace: str | None) -> None:
+        """Other policies may hold for the jobs of a namespace, or of all."""
+        for key in list(self._finetune_jobs):
+            if namespace in (None, key[0]):
+                self.queue.add(key)
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
@@ -268,6 +278,7 @@ class Controller:
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._poller.of(key),
             plan=await self._plan(key, view),
+            tenancy=await self.policies.of(key[0]),
         )
 
     async def _unshown(self, key: Key, view: JobView, shown: Mapping[str, Body]) -> list[Body]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from finetune_api import layout
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
+from finetune_api.stage import StageResult
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
 from finetune_operator.attempts import DONE
 from finetune_operator.conditions import RunState
@@ -51,9 +54,18 @@ class Reached:
             self._base(),
             phase=Phase.SUCCEEDED,
             reason="Succeeded",
-            message=f"All stages are done; published: {names}.",
+            message=f"All stages are done; published: {names}.{self._not_run()}",
             artifacts=artifacts,
             stages=self.stages,
+        )
+
+    def _not_run(self) -> str:
+        """Which models could not be run on their own execution provider, as a sentence; empty where all were."""
+        return "".join(
+            f" {item.name} was not run on {item.config.execution_provider}, which no pod has: its structure was "
+            "verified, and a CPU build was run in its place."
+            for item in self.spec.passes
+            if isinstance(item.config, ModelBuilderConfig) and item.config.stand_in() is not None
         )
 
     def _base(self) -> RunState:
@@ -77,3 +89,17 @@ class Reached:
         if known and known.key is not None and (known.key == key or key is None) and known.state in DONE:
             return known
         return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
+
+
+def published(plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
+    """An artifact of publish's result as status names it; its URI is computed here, never taken from a pod."""
+    item = next(item for item in result.published if item.name == name)
+    root = plan.job_spec().storage.uri
+    return ArtifactStatus(
+        name=item.name,
+        stage=item.stage,
+        uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
+        manifest=layout.join(root, layout.manifest_path(item.key)),
+        digest=item.digest,
+        bytes=item.bytes or None,
+    )

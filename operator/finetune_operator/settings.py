@@ -19,13 +19,15 @@ class Settings:
     runs. Ports of 0 are not opened. `lease` is the name of the Lease, in that namespace, which one of several
     replicas holds; empty means that there is but one. `log_format` is text or json. After `stuck_seconds` of one piece
     of work, or of a watch that shows nothing new, the liveness probe fails; every `resync_seconds` lists are compared
-    with what the watches showed. Raises ValueError for what cannot work.
+    with what the watches showed. `allowed_hosts` are storage hosts that jobs may use although they are loopback or
+    link-local addresses: those of a local cluster. Raises ValueError for what cannot work.
     """
 
     trainer_image: str = "finetune-trainer:latest"
     light_image: str = ""
     namespaces: tuple[str, ...] = ()
     namespace: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     progress_interval: float = 10.0
     progress_in_flight: int = 4
     retry_backoff: float = 10.0
