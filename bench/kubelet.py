@@ -44,7 +44,7 @@ class Kubelet:
 
     def failures(self) -> list[BaseException]:
         """What went wrong here, and would make the measurement worthless."""
-        return [error for task in self._tasks if task.done() and (error := task.exception())]
+        return [error for task in self._tasks if task.done() and not task.cancelled() and (error := task.exception())]
 
     def _changed(self, kind: str, job: Object) -> None:
         self._heard(kind, job)
@@ -53,7 +53,11 @@ class Kubelet:
         self._known.add(uid_of(job))
         task = asyncio.create_task(self._live(job))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: None if done.exception() else self._tasks.discard(done))
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._tasks.discard(task)
 
     async def _live(self, job: Object) -> None:
         """One Job, from its pod's start to its completion; one that is deleted meanwhile is nobody's business."""

@@ -203,7 +203,6 @@ def permissions(namespaces: Iterable[str] = ()) -> list[tuple[Permission, str]]:
     listed = list(namespaces)
     places = {
         Where.CLUSTER: [""],
-        Where.CLUSTER_IF_LISTED: [""] if listed else [],
         Where.JOBS: listed or [""],
         Where.OWN: [OWN],
     }

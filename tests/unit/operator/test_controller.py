@@ -18,7 +18,7 @@ from finetune_operator.reporting import merge_patch, shortened
 from finetune_operator.settings import Settings
 
 from ..api.specs import job_spec
-from .world import World
+from .world import SETTINGS, World
 
 Body = dict[str, Any]
 KEY = ("team", "phi3")
@@ -80,7 +80,7 @@ class Scene:
         self.world = World(job_spec())
         self.world.annotations = metadata
         self.kube = FakeKube(self.world)
-        self.controller = Controller(Settings(), asyncio.Event())
+        self.controller = Controller(SETTINGS, asyncio.Event())
         self.controller.kube = self.kube  # type: ignore[assignment]  # as much as it uses
 
     async def look(self, *, jobs: bool = True) -> float | None:
