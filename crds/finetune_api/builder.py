@@ -88,8 +88,15 @@ class ModelBuilderConfig(Model):
     int4_is_symmetric: bool | None = Field(
         None, description="Quantize without zero point, int4 and int8. Default: the builder's."
     )
-    int4_algo_config: Literal["default", "rtn", "k_quant", "k_quant_mixed", "k_quant_last"] | None = Field(
-        None, description="Quantization algorithm, for int4 and int8. Default: the builder's."
+    int4_algo_config: Literal["default", "rtn", "k_quant", "k_quant_mixed", "k_quant_last", "auto"] | None = Field(
+        None,
+        description="Quantization algorithm, for int4 and int8. auto, for int4: the smallest of default with blocks of "
+        "128, default with blocks of 32, k_quant, k_quant_last and k_quant_mixed that meets the evaluator's "
+        "max-degradation goals beside the model it is built from, on validation rows "
+        "(evaluators[].validationSize). Default: the builder's.",
+    )
+    max_tries: Annotated[int, Field(ge=1, le=5)] | None = Field(
+        None, description="With int4AlgoConfig auto: how many of its settings are tried at most. Default: 5."
     )
     int4_op_types_to_quantize: (
         Annotated[list[Literal["MatMul", "Gather"]], Field(min_length=1, max_length=2)] | None
@@ -103,6 +110,11 @@ class ModelBuilderConfig(Model):
         description="Names of ONNX nodes whose weights stay unquantized, such as /lm_head/MatMul. A name that the "
         "model does not have is an error. Default: none.",
     )
+    adapter: Literal["merged", "unmerged"] | None = Field(
+        None,
+        description="unmerged: the adapter of the LoRA or QLoRA pass right before stays beside the base's weights, as "
+        "nodes of its own, quantized as they are; no MergeAdapterWeights between. Default: merged.",
+    )
     search: SearchOptions | None = Field(
         None, description="How the model generates where its caller does not say. Default: as the source model."
     )
@@ -115,6 +127,11 @@ class ModelBuilderConfig(Model):
         description="Share of positions at which the ONNX model's best token is its source's, or within 0.02 of "
         "its probability there, at least; less is OnnxDiverged.",
     )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether quantization settings are tried until one meets the evaluator's goals."""
+        return self.int4_algo_config == "auto"
 
     def stand_in(self) -> ModelBuilderConfig | None:
         """The CPU build that is run in this one's place; None where this one is run itself.

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from finetune_api import GROUP, KIND, PLURAL, VERSION
 from finetune_api.base import Model
 from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, ModelBuilderConfig, Provider
+from finetune_api.evaluators import METRIC_FIELDS, ROW_METRICS, Metric
 from finetune_api.job import JobSpec
 from finetune_api.passes import PASS_TYPES
 from finetune_api.status import Status
@@ -41,7 +42,8 @@ COLUMNS = [
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
-    "self.passes.exists(m, m.type == 'MergeAdapterWeights')"
+    "self.passes.exists(m, m.type == 'MergeAdapterWeights' || "
+    "(has(m.config) && has(m.config.adapter) && m.config.adapter == 'unmerged'))"
 )
 ADAPTER_BEFORE_MERGE = (
     "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA']"
@@ -122,7 +124,22 @@ def _spec() -> Schema:
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
         _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
     ]
+    metric = schema["properties"]["evaluators"]["items"]["properties"]["metrics"]["items"]
+    metric["x-kubernetes-validations"] = _metric_rules()
     return schema
+
+
+def _metric_rules() -> list[Schema]:
+    """A metric's fields are those of its type, and metrics about rows name them."""
+    rows = json.dumps(sorted(ROW_METRICS))
+    rules = [_rule(f"!(self.type in {rows}) || has(self.dataConfig)", "dataConfig is required for this type")]
+    for name in sorted(frozenset().union(*METRIC_FIELDS.values())):
+        field = Metric.model_fields[name].alias
+        types = sorted(kind for kind, names in METRIC_FIELDS.items() if name in names)
+        rules.append(
+            _rule(f"!has(self.{field}) || self.type in {json.dumps(types)}", f"{field} is only for {', '.join(types)}")
+        )
+    return rules
 
 
 def _alone(system: Schema) -> str:

@@ -24,8 +24,8 @@ PASS_VERSIONS = {
     "LoRA": 2,
     "QLoRA": 2,
     "MergeAdapterWeights": 1,
-    "ModelBuilder": 1,
-    "Evaluate": 1,
+    "ModelBuilder": 2,
+    "Evaluate": 2,
 }
 
 
@@ -91,6 +91,8 @@ def _stage_key(namespace: str, spec: JobSpec, pins: Pins, stage: StageOutline, u
         "data": [_data_content(spec, pins, name) for name in stage.data],
         "runtime": _runtime(spec, stage),
     }
+    if stage.evaluator:
+        content["evaluator"] = effective(stage.evaluator)
     if stage.base:
         content["base"] = {"digest": pins.model.digest, "loadKwargs": effective(spec.input_model.load_kwargs)}
     return digest(content)

@@ -13,6 +13,11 @@ def attempt_path(key: str, attempt: str) -> str:
     return f"stages/{key}/{attempt}"
 
 
+def failure_path(key: str, attempt: str) -> str:
+    """The folder of what a failed attempt left to find out why: its last lines, traceback and document."""
+    return f"failures/{key}/{attempt}"
+
+
 def checkpoints_path(key: str) -> str:
     """What the keys of all checkpoints of a stage start with; they go when the stage is done."""
     return f"checkpoints/{key}/"

@@ -5,19 +5,22 @@ Operator and trainer both read this, so that prepare can compute the content key
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune_api.base import Model
 from finetune_api.builder import ModelBuilderConfig
-from finetune_api.evaluators import Evaluator
+from finetune_api.evaluators import DEFAULT_VALIDATION_SIZE, Evaluator
 from finetune_api.job import JobSpec
 from finetune_api.lora import LoraConfig
-from finetune_api.passes import ADAPTER_PASSES, LoraPass, MergePass, Pass, QLoraPass
+from finetune_api.passes import ADAPTER_PASSES, LoraPass, MergePass, ModelBuilderPass, Pass, QLoraPass
 
 PREPARE = "prepare"
 PUBLISH = "publish"
-Role = Literal["adapter", "model", "onnx"]
+REPORT = "report"
+Role = Literal["adapter", "model", "onnx", "reference"]
+INPUT_EVALUATION = "evaluate-input"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class StageOutline:
     """One stage of a job.
 
     `inputs` names the upstream stage that gives each role; `base` says that the job's input model is read too.
+    `evaluator` is what a ModelBuilder that chooses its quantization chooses by.
     """
 
     name: str
@@ -35,6 +39,7 @@ class StageOutline:
     data: tuple[str, ...] = ()
     system: str | None = None
     output: Role | None = None
+    evaluator: Evaluator | None = None
 
     @property
     def computes_on_gpu(self) -> bool:
@@ -72,16 +77,18 @@ def _pass_stage(spec: JobSpec, item: Pass, current: dict[Role, str]) -> StageOut
         )
     if isinstance(item, MergePass):
         return StageOutline(item.name, item.type, item.config, dict(current), base=True, system=system, output="model")
+    chooser = _evaluator_of(spec, item) if isinstance(item, ModelBuilderPass) and item.config.chooses else None
     # The check of the ONNX model reads the texts that the model was trained on, else any that the job names.
     return StageOutline(
         item.name,
         item.type,
         item.config,
         dict(current),
-        base=not current,
-        data=_checked_data(spec),
+        base="model" not in current,
+        data=tuple(dict.fromkeys([*_checked_data(spec), *(chooser.data if chooser else ())])),
         system=system,
         output="onnx",
+        evaluator=chooser,
     )
 
 
@@ -90,34 +97,68 @@ def _checked_data(spec: JobSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names or [config.name for config in spec.data_configs]))
 
 
+def _evaluator_of(spec: JobSpec, item: Pass) -> Evaluator | None:
+    """The evaluator that measures a pass's output: its own, else for the last pass the engine's."""
+    name = item.evaluator or (spec.engine.evaluator if item is spec.passes[-1] else None)
+    return _evaluators(spec)[name] if name else None
+
+
+def _evaluators(spec: JobSpec) -> dict[str, Evaluator]:
+    """By name; those that a ModelBuilder chooses by keep rows back for it, in every stage alike."""
+    choosing = {
+        item.evaluator or (spec.engine.evaluator if item is spec.passes[-1] else None)
+        for item in spec.passes
+        if isinstance(item, ModelBuilderPass) and item.config.chooses
+    }
+    return {
+        item.name: item.model_copy(update={"validation_size": DEFAULT_VALIDATION_SIZE})
+        if item.name in choosing and item.validation_size is None
+        else item
+        for item in spec.evaluators
+    }
+
+
 def _with_evaluations(spec: JobSpec, passes: list[StageOutline]) -> tuple[StageOutline, ...]:
-    evaluators = {evaluator.name: evaluator for evaluator in spec.evaluators}
+    wanted = {item.name: found for item in spec.passes if (found := _evaluator_of(spec, item))}
+    of_input = _input_evaluations(spec, wanted.values())
+    stages = list(of_input.values())
     target = spec.engine.target or spec.engine.host
-    wanted: dict[str, str] = {item.name: item.evaluator for item in spec.passes if item.evaluator}
-    before: list[StageOutline] = []
-    if spec.engine.evaluator:
-        wanted.setdefault(spec.passes[-1].name, spec.engine.evaluator)
-        if spec.engine.evaluate_input_model:
-            before.append(_evaluation("evaluate-input", evaluators[spec.engine.evaluator], {}, True, target))
-    stages = list(before)
     for stage in passes:
         stages.append(stage)
-        if stage.name in wanted and stage.output is not None:
+        evaluator = wanted.get(stage.name)
+        if evaluator is not None and stage.output is not None:
             inputs: dict[Role, str] = {stage.output: stage.name}
-            stages.append(
-                _evaluation(
-                    f"evaluate-{stage.name}",
-                    evaluators[wanted[stage.name]],
-                    inputs,
-                    stage.output == "adapter",
-                    target,
-                )
-            )
+            if evaluator.compares and evaluator.name in of_input:
+                inputs["reference"] = of_input[evaluator.name].name
+            base = stage.output == "adapter"
+            stages.append(_evaluation(f"evaluate-{stage.name}", evaluator, inputs, base, target))
     return tuple(stages)
+
+
+def _input_evaluations(spec: JobSpec, wanted: Iterable[Evaluator]) -> dict[str, StageOutline]:
+    """By evaluator, the stage that measures the input model: the engine's, and every one with a goal beside it.
+
+    Nothing but the model, the data and what is measured is in their configs, so that later jobs reuse them.
+    """
+    if not spec.engine.evaluate_input_model:
+        return {}
+    target = spec.engine.target or spec.engine.host
+    engine = spec.engine.evaluator
+    found = {engine: _evaluators(spec)[engine]} if engine else {}
+    found |= {evaluator.name: evaluator for evaluator in wanted if evaluator.compares}
+    return {
+        name: _evaluation(
+            INPUT_EVALUATION if name == engine else f"{INPUT_EVALUATION}-{name}",
+            evaluator.without_goals(),
+            {},
+            True,
+            target,
+        )
+        for name, evaluator in found.items()
+    }
 
 
 def _evaluation(
     name: str, evaluator: Evaluator, inputs: dict[Role, str], base: bool, target: str | None
 ) -> StageOutline:
-    data = tuple(dict.fromkeys(metric.data_config for metric in evaluator.metrics))
-    return StageOutline(name, "Evaluate", evaluator, inputs, base=base, data=data, system=target)
+    return StageOutline(name, "Evaluate", evaluator, inputs, base=base, data=evaluator.data, system=target)

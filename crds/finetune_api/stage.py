@@ -71,6 +71,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "Unsupported"
     LOSS_NOT_FINITE = "LossNotFinite"
     ONNX_DIVERGED = "OnnxDiverged"
+    GOAL_NOT_MET = "GoalNotMet"
     OUT_OF_MEMORY = "OutOfMemory"
     HARDWARE = "Hardware"
     STALLED = "Stalled"
@@ -146,12 +147,20 @@ class StageDocument(Model):
     key: Digest
     attempt: AttemptId
     config: dict[str, Any] = Field(default_factory=dict, description="The pass's or evaluator's configuration.")
+    evaluator: dict[str, Any] | None = Field(
+        None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
+    )
     storage: Storage
     input_model: InputModel | None = Field(None, description="Where the stage reads the job's input model.")
     data: list[DataConfig] = Field(default_factory=list)
     pins: Pins | None = None
-    inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx.")
-    spec: dict[str, Any] | None = Field(None, description="Prepare only: the job's whole spec, on the wire's terms.")
+    inputs: dict[str, StageInput] = Field(default_factory=dict, description="By role: adapter, model, onnx, reference.")
+    spec: dict[str, Any] | None = Field(
+        None, description="Prepare and Publish only: the job's whole spec, on the wire's terms."
+    )
+    stages: Annotated[list[StageInput], Field(max_length=40)] = Field(
+        default_factory=list, description="Publish only: every stage of the run, for its report."
+    )
     artifacts: list[Artifact] = Field(default_factory=list, description="Publish only: what to publish.")
 
 
@@ -199,6 +208,7 @@ class StageResult(Model):
     reason: Reason | None = None
     message: Short = ""
     problems: Annotated[list[Problem], Field(max_length=4)] = Field(default_factory=list)
+    evidence: bool = Field(False, description="A failed attempt left its log and traceback in the store.")
     prepared: Prepared | None = None
     published: Annotated[list[Artifact], Field(max_length=4)] = Field(
         default_factory=list, description="Publish only: the document's artifacts, with attempt and bytes filled in."
@@ -229,6 +239,9 @@ class Manifest(Model):
     metrics: dict[str, float] = Field(default_factory=dict)
     verified: Verified | None = Field(None, description="How the output was verified, where its pass does.")
     versions: dict[str, str] = Field(default_factory=dict)
+    usage: dict[str, float] = Field(
+        default_factory=dict, description="seconds, memory_bytes (peak of the process), gpu_memory_bytes."
+    )
     started_at: str
     finished_at: str
 

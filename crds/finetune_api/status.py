@@ -84,6 +84,9 @@ class StageStatus(Model):
     progress: StageProgress | None = Field(None, description="How far it is.")
     reason: Word | None = Field(None, description="Why it is in this state.")
     message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(None, description="The same, in words.")
+    evidence: Annotated[str, StringConstraints(max_length=1280)] | None = Field(
+        None, description="Of a failed stage: the folder with its last log lines, traceback and document."
+    )
     digest: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="sha256 of the manifest that is its output."
     )
@@ -97,7 +100,7 @@ class StageStatus(Model):
 class ArtifactStatus(Model):
     """A published output."""
 
-    name: Word = Field(description="adapter, model or onnx.")
+    name: Word = Field(description="adapter, model, onnx or report.")
     stage: Annotated[str, StringConstraints(max_length=63)] = Field(description="The stage that made it.")
     uri: Annotated[str, StringConstraints(max_length=1024)] = Field(description="The folder with its files.")
     manifest: Annotated[str, StringConstraints(max_length=1024)] = Field(description="Its manifest.")

@@ -21,7 +21,10 @@ DONE = (StageState.SUCCEEDED, StageState.REUSED)
 
 @dataclass(frozen=True)
 class Ticket:
-    """A stage's work as `advance` needs it: what identifies it, and how to make its try number n."""
+    """A stage's work as `advance` needs it: what identifies it, and how to make its try number n.
+
+    `evidence` is the folder in which the attempt of this name leaves what is needed to find out why it failed.
+    """
 
     stage: str
     type: str
@@ -31,6 +34,7 @@ class Ticket:
     job_name: Callable[[int], str]
     make_job: Callable[[int, int], Manifest]
     accepts: Callable[[StageResult], bool]
+    evidence: Callable[[str], str] = lambda name: ""
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, settings: Settin
     failure = judge(latest, ticket.type)
     counted = latest.counted + (1 if failure.verdict == Verdict.COUNTED else 0)
     if failure.verdict == Verdict.FINAL or counted > ticket.max_attempts:
-        return Advance(_given_up(latest, base, failure, now))
+        return Advance(_given_up(ticket, latest, base, failure, now))
     wait = _back_off(latest, failure, settings, now)
     if wait > 0:
         # The moment, not the wait: a status whose words change by themselves would be written every second.
@@ -210,7 +214,7 @@ def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, settings: Settin
     )
 
 
-def _given_up(latest: Attempt, base: StageStatus, failure: Failure, now: datetime) -> StageStatus:
+def _given_up(ticket: Ticket, latest: Attempt, base: StageStatus, failure: Failure, now: datetime) -> StageStatus:
     message = failure.message
     if failure.verdict == Verdict.COUNTED:
         message += f" (attempt {latest.counted} was the last)"
@@ -220,6 +224,7 @@ def _given_up(latest: Attempt, base: StageStatus, failure: Failure, now: datetim
             "finished_at": latest.finished_at or rfc3339(now),
             "reason": failure.reason,
             "message": message[:1024],
+            "evidence": ticket.evidence(latest.name) or None if latest.result and latest.result.evidence else None,
         }
     )
 

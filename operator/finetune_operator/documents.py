@@ -64,6 +64,7 @@ def stage_document(
         key=stage.key,
         attempt=attempt,
         config=stage.config,
+        evaluator=stage.evaluator,
         storage=spec.storage,
         input_model=spec.input_model if stage.base else None,
         data=[config for config in spec.data_configs if config.name in stage.data],
@@ -106,14 +107,20 @@ def artifacts_of(plan: Plan, done: Mapping[str, StageStatus]) -> list[Artifact]:
     return list(found.values())
 
 
-def publish_work(plan: Plan, artifacts: list[Artifact]) -> Work:
-    """Publish's work: another one for each generation and set of artifacts."""
-    content = {"generation": plan.generation, "artifacts": [artifact.wire() for artifact in artifacts]}
+def publish_work(owner: Owner, plan: Plan, artifacts: list[Artifact]) -> Work:
+    """Publish's work: another one for each job, generation and set of artifacts, as its report is about them."""
+    content = {
+        "job": [owner.namespace, owner.name, owner.uid],
+        "generation": plan.generation,
+        "artifacts": [artifact.wire() for artifact in artifacts],
+    }
     return Work(PUBLISH, "Publish", keys.digest(content), plan.light_pod, plan.run_id)
 
 
-def publish_document(owner: Owner, plan: Plan, work: Work, artifacts: list[Artifact], attempt: str) -> StageDocument:
-    """What publish is told."""
+def publish_document(
+    owner: Owner, plan: Plan, work: Work, artifacts: list[Artifact], done: Mapping[str, StageStatus], attempt: str
+) -> StageDocument:
+    """What publish is told. `done` holds all stages, by name."""
     return StageDocument(
         job=job_ref(owner, plan.generation, plan.run_id),
         stage=PUBLISH,
@@ -122,5 +129,7 @@ def publish_document(owner: Owner, plan: Plan, work: Work, artifacts: list[Artif
         attempt=attempt,
         storage=plan.job_spec().storage,
         pins=plan.pins,
+        spec=plan.spec,
+        stages=[_input(stage.name, done) for stage in plan.stages],
         artifacts=artifacts,
     )

@@ -52,6 +52,7 @@ class PlannedStage(Model):
     base: bool
     data: list[str]
     output: str | None = None
+    evaluator: dict[str, Any] | None = None
     pod: PodSettings
 
 
@@ -127,6 +128,7 @@ def _planned(stage: StageOutline, key: str, pod: PodSettings) -> PlannedStage:
         base=stage.base,
         data=list(stage.data),
         output=stage.output,
+        evaluator=stage.evaluator.wire() if stage.evaluator else None,
         pod=pod,
     )
 

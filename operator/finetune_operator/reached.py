@@ -9,7 +9,7 @@ from finetune_api import layout
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
-from finetune_api.stage import StageResult
+from finetune_api.stage import Artifact
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
 from finetune_operator.attempts import DONE
 from finetune_operator.conditions import RunState
@@ -54,7 +54,7 @@ class Reached:
             self._base(),
             phase=Phase.SUCCEEDED,
             reason="Succeeded",
-            message=f"All stages are done; published: {names}.{self._not_run()}",
+            message=f"All stages are done; published: {names}.{_missed_goals(self.stages)}{self._not_run()}",
             artifacts=artifacts,
             stages=self.stages,
         )
@@ -91,9 +91,19 @@ class Reached:
         return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
 
 
-def published(plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
+def _missed_goals(stages: Sequence[StageStatus]) -> str:
+    """What evaluations with onMissedGoal warn have to say; empty where every goal was met."""
+    missed = [
+        f"{name.removesuffix('/goal')} ({stage.name})"
+        for stage in stages
+        for name, met in (stage.metrics or {}).items()
+        if name.endswith("/goal") and not met
+    ]
+    return f" Goals missed: {', '.join(missed)}." if missed else ""
+
+
+def published(plan: Plan, item: Artifact) -> ArtifactStatus:
     """An artifact of publish's result as status names it; its URI is computed here, never taken from a pod."""
-    item = next(item for item in result.published if item.name == name)
     root = plan.job_spec().storage.uri
     return ArtifactStatus(
         name=item.name,

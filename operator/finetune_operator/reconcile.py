@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from finetune_api import layout
 from finetune_api.job import JobSpec
 from finetune_api.keys import known_stage_keys
-from finetune_api.outline import PREPARE, PUBLISH, outline
+from finetune_api.outline import PREPARE, PUBLISH, REPORT, outline
 from finetune_api.problems import Problem
 from finetune_api.stage import Pins, Reason, StageDocument, StageResult
 from finetune_api.status import (
@@ -322,24 +323,26 @@ class _Run:
     def _publish(self, plan: Plan) -> RunState:
         done = {status.name: status for status in self.stages}
         wanted = artifacts_of(plan, done)
-        work = publish_work(plan, wanted)
+        work = publish_work(self.owner, plan, wanted)
+        report = (REPORT, PUBLISH, work.key)
         recorded = self.before.get(PUBLISH)
         if recorded and recorded.state in DONE and recorded.key == work.key:
             self.stages.append(recorded)
             return self._reached().at_the_end(list(self.view.status.artifacts))
 
         def document(attempt: str) -> StageDocument:
-            return publish_document(self.owner, plan, work, wanted, attempt)
+            return publish_document(self.owner, plan, work, wanted, done, attempt)
 
         def complete(result: StageResult) -> bool:
-            said = {(item.name, item.stage, item.key, item.digest) for item in result.published if item.attempt}
+            named = [item for item in result.published if (item.name, item.stage, item.key) != report]
+            said = {(item.name, item.stage, item.key, item.digest) for item in named if item.attempt}
             return said == {(item.name, item.stage, item.key, item.digest) for item in wanted}
 
         step = self._advance(work, document, complete)
         self.stages.append(step.status)
         if step.result is None:
             return self._reached().at(step.status)
-        return self._reached().at_the_end([published(plan, step.result, item.name) for item in wanted])
+        return self._reached().at_the_end([published(plan, item) for item in step.result.published])
 
     # --- what they share
 
@@ -367,6 +370,7 @@ class _Run:
             job_name=lambda number: work.job_name(self.owner, number),
             make_job=make_job,
             accepts=accepts,
+            evidence=lambda name: layout.join(self.spec.storage.uri, layout.failure_path(work.key, name)),
         )
 
     def _advance(

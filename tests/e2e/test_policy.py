@@ -71,9 +71,8 @@ def test_a_storage_host_is_refused_until_the_policy_lists_it(
 
     policy({"allow": {"storageHosts": ["storage.example.com", host]}})
     accepted(tenant, name)
-    tenant.succeeded(name)
-    labels = [job["spec"]["template"]["metadata"]["labels"] for job in tenant.jobs_of(name)]
-    assert {found.get("cost-centre") for found in labels} == {"e2e"}
+    jobs = wait_for("the job to begin", lambda: tenant.jobs_of(name), SECONDS)
+    assert jobs[0]["spec"]["template"]["metadata"]["labels"]["cost-centre"] == "e2e"
     assert "cost-centre" not in neighbour.jobs_of(free)[0]["spec"]["template"]["metadata"]["labels"]
 
 

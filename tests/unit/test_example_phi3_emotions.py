@@ -181,6 +181,31 @@ def test_chat_template_is_phi3s(model_folder):
     assert chat == "<|user|>\nHello<|end|>\n<|assistant|>\n"
 
 
+def test_infer_answers_from_the_onnx_folder_alone(model_folder, data, tmp_path):
+    """The base answers with a tone, by chance; what runs is onnxruntime-genai alone, as a user has it."""
+    from finetune_api.builder import ModelBuilderConfig
+    from finetune_trainer.chat_stop import add_stop_tokens
+    from finetune_trainer.model_builder import build
+    from finetune_trainer.tokenizer import load_tokenizer
+
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    config = ModelBuilderConfig(precision="int4")
+    build(model_folder, folder, tmp_path / "cache", config, remote_code=False)
+    stops = add_stop_tokens(model_folder, folder, remote_code=False)
+    tokenizer = load_tokenizer(model_folder)
+    assert set(tokenizer.encode("<|end|>").ids) <= set(stops), "what Phi-3's template puts after an answer"
+    assert json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"] == stops
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import infer; from pathlib import Path; "
+        "print('said', infer.answer(Path(sys.argv[2]), sys.argv[3])); "
+        "assert not {'torch', 'transformers', 'finetune_trainer'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", program, str(EXAMPLE), str(folder), data["test-seen"][0]["phrase"]]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("said ")
+
+
 def _cue(grammar: ModuleType, row: dict[str, str]) -> str:
     words = set(re.findall("[a-z]+", row["phrase"]))
     (cue,) = words & {cue for cues in grammar.CUES.values() for cue in cues}

@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from finetune_api.stage import ExitCode
+from finetune_trainer import post_mortem
 from finetune_trainer.environment import read_environment
 from finetune_trainer.failures import failure_of
 from finetune_trainer.report import Reporter
@@ -36,6 +37,9 @@ def main() -> int:
         traceback.print_exception(error)
         result, code = failed(environment.document.key, failure), failure.exit_code
         report.log(f"failed: {failure.reason}: {failure.message}")
+        # Whoever ends a pod waits for it, but not long.
+        if code != ExitCode.TERMINATED:
+            result = result.model_copy(update={"evidence": post_mortem.leave(environment, report, error)})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     write_result(environment.result, result)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_api.model import InputModel, LoadKwargs
-from finetune_api.stage import StageDocument, Verified
+from finetune_api.stage import Manifest, StageDocument, Verified
 from finetune_trainer.report import Reporter
 from finetune_trainer.termination import Termination
 
@@ -22,9 +22,10 @@ Row = dict[str, Any]
 class StageContext:
     """One attempt's surroundings.
 
-    `inputs` holds, by role (adapter, model, onnx), the local folder of each upstream output, its files checked
-    against their sha256. `base` is the local folder of the job's input model where the document names one.
+    `inputs` holds, by role (adapter, model, onnx, reference), the local folder of each upstream output, its files
+    checked against their sha256. `base` is the local folder of the job's input model where the document names one.
     `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
+    config, after checking that they are the pinned ones. `upstream` holds, by role, the inputs' manifests.
     config, after checking that they are the pinned ones. `checkpoints` are the stage's, where it has a store;
     `termination` says when to stop.
     """
@@ -36,6 +37,7 @@ class StageContext:
     scratch: Path
     report: Reporter
     rows: Callable[[str], list[Row]]
+    upstream: dict[str, Manifest] = field(default_factory=dict)
     checkpoints: Checkpoints | None = None
     termination: Termination = field(default_factory=Termination)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_api import layout
 from finetune_api.problems import problem
-from finetune_api.stage import Pins, Reason, StageInput
+from finetune_api.stage import Manifest, Pins, Reason, StageInput
 from finetune_trainer.context import Row
 from finetune_trainer.data import read_rows
 from finetune_trainer.errors import StageFailure, bad_input
@@ -20,8 +20,8 @@ from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.workplace import Workplace
 
 
-def fetch_input(place: Workplace, role: str, wanted: StageInput) -> Path:
-    """The folder with an upstream stage's output, every file checked.
+def fetch_input(place: Workplace, role: str, wanted: StageInput) -> tuple[Path, Manifest]:
+    """The folder with an upstream stage's output, every file checked, and its manifest.
 
     Raises StageFailure (InputChanged, ArtifactCorrupt) where it is not the one that the document names.
     """
@@ -34,7 +34,7 @@ def fetch_input(place: Workplace, role: str, wanted: StageInput) -> Path:
     folder = place.scratch / "inputs" / role
     folder.mkdir(parents=True, exist_ok=True)
     place.store.download(found.manifest, folder)
-    return folder
+    return folder, found.manifest
 
 
 def fetch_base(place: Workplace) -> Path | None:

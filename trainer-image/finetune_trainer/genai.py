@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as og
 
-from finetune_trainer.generation import Limits
+from finetune_trainer.generation import Limits, Timing
 
 # Where the CPU build lies that is run in the place of a model whose execution provider no pod has.
 STAND_IN = "cpu-stand-in"
@@ -66,7 +67,31 @@ class GenaiModel:
             complete = limits.completes(answer, int(generator.get_next_tokens()[0]), room) or generator.is_done()
         return answer
 
-    def _generator(self, length: int) -> og.Generator:
+    def losses(self, ids: Sequence[int]) -> list[float]:
+        """−ln p of each of ids[1:], in nats; infinite where a score is no number."""
+        return losses_of(self.logits(ids)[:-1], ids)
+
+    def time_request(self, prompts: Sequence[Sequence[int]], tokens: int) -> Timing:
+        """As `evaluation.model.Measurable`. An end token would end a prompt's answer: none is given before the last."""
+        started = time.perf_counter()
+        length = len(prompts[0]) + tokens
+        generator = self._generator(length, batch_size=len(prompts), min_length=length)
+        generator.append_tokens(np.array(prompts, dtype=np.int32))
+        generator.generate_next_token()
+        first = time.perf_counter() - started
+        for _ in range(tokens - 1):
+            generator.generate_next_token()
+        return Timing(first, time.perf_counter() - started)
+
+    def _generator(self, length: int, **options: int) -> og.Generator:
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=length, **_GREEDY)
+        parameters.set_search_options(max_length=length, **_GREEDY | options)
         return og.Generator(self._model, parameters)
+
+
+def losses_of(logits: np.ndarray, ids: Sequence[int]) -> list[float]:
+    """−ln p of each of ids[1:], n of them, by scores [n, vocabulary]; infinite where a score is no number."""
+    top = logits.max(-1, keepdims=True)
+    normaliser = np.log(np.exp(logits - top, dtype=np.float64).sum(-1)) + top[:, 0]
+    found = normaliser - logits[np.arange(len(logits)), list(ids[1:])]
+    return np.where(np.isfinite(found), found, np.inf).tolist()

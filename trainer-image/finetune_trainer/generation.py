@@ -32,6 +32,14 @@ class Limits:
         return len(answer) >= room or self.stopped(answer)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one request: until every prompt had its first token, and until all tokens were there."""
+
+    first: float
+    total: float
+
+
 class Generator(Protocol):
     """A loaded model that continues prompts by its best token each time."""
 

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.genai import GenaiModel
+from finetune_trainer.genai import GenaiModel, losses_of
 from finetune_trainer.generation import Limits
-from finetune_trainer.onnx_reference import Reference, ScoredText, perplexity
+from finetune_trainer.onnx_reference import Reference, perplexity
 
 _GENERATED_TOKENS = 8
 _SHOWN = 80  # characters of a text in a message
@@ -94,18 +92,10 @@ def compare(model: GenaiModel, reference: Reference) -> Comparison:
     nll, agreeing, positions = 0.0, 0, 0
     for text in reference.scored:
         logits = model.logits(text.ids)[:-1]
-        nll += _nll(logits, text)
+        nll += math.fsum(losses_of(logits, text.ids))
         agreeing += sum(int(token) in best for token, best in zip(logits.argmax(-1), text.best, strict=True))
         positions += len(text.best)
     return Comparison(perplexity(nll, positions), reference.perplexity, agreeing / positions, len(reference.scored))
-
-
-def _nll(logits: np.ndarray, text: ScoredText) -> float:
-    """The summed −ln p of each next token; infinite where a score is no number."""
-    top = logits.max(-1, keepdims=True)
-    normaliser = np.log(np.exp(logits - top, dtype=np.float64).sum(-1)) + top[:, 0]
-    value = float(np.sum(normaliser - logits[np.arange(len(logits)), text.ids[1:]]))
-    return value if math.isfinite(value) else math.inf
 
 
 def _require_close(found: Comparison, config: ModelBuilderConfig) -> None:

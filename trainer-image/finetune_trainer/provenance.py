@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -39,3 +41,12 @@ def library_versions() -> dict[str, str]:
 def now() -> str:
     """The time in RFC 3339, in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def usage(seconds: float) -> dict[str, float]:
+    """What a stage took: its seconds, and the most memory that its process and its GPU held, in bytes."""
+    found = {"seconds": round(seconds, 3), "memory_bytes": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated())
+    return found

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import deque
+from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_api.stage import Progress
+
+_TAIL_LINES = 400
 
 
 class Reporter:
@@ -19,17 +23,34 @@ class Reporter:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._started = time.monotonic()
+        self._kept: Path | None = None
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines that were written."""
+        return list(self._tail)
+
+    def keep(self, path: Path) -> None:
+        """From now on every progress line with a loss is appended to `path` too: the curve of a training."""
+        self._kept = path
 
     def progress(self, **fields: Any) -> None:
         """One `Progress` line; `fields` are its attributes in snake_case."""
         finite = {name: value for name, value in fields.items() if not _unspeakable(value)}
-        self._write(Progress(**finite).model_dump_json(exclude_none=True))
+        progress = Progress(**finite)
+        line = progress.model_dump_json(exclude_none=True)
+        self._write(line)
+        if self._kept and not (progress.loss is None and progress.eval_loss is None):
+            with self._kept.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
     def log(self, message: str) -> None:
         """One line for people, on one line whatever `message` holds."""
         self._write(f"[{time.monotonic() - self._started:8.2f}s] " + " ".join(message.splitlines()))
 
     def _write(self, line: str) -> None:
+        self._tail.append(line)
         self._stream.write(line + "\n")
         self._stream.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from typing import cast
 from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
-from finetune_trainer.provenance import library_versions, now
+from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.workplace import Workplace
 
 # Stages that answer without an artifact of their own: `answer(place) -> StageResult`.
@@ -40,11 +41,12 @@ def run_stage(place: Workplace) -> StageResult:
         if document.type in RESUMABLE:
             place.checkpoints.clear()
         return earlier.result()
-    started = now()
+    started, clock = now(), time.monotonic()
     context = _fetch(place)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started).model_copy(update={"verified": _verified(context)})
+    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock))
+    manifest = manifest.model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
     if document.type in RESUMABLE:
@@ -55,15 +57,16 @@ def run_stage(place: Workplace) -> StageResult:
 def _fetch(place: Workplace) -> StageContext:
     """Everything that the pass works on."""
     place.report.progress(activity="fetching inputs")
-    inputs = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
+    fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
     return StageContext(
         document=place.document,
-        inputs=inputs,
+        inputs={role: folder for role, (folder, _) in fetched.items()},
         base=fetch_base(place),
         output=_empty(place.scratch / "output"),
         scratch=_empty(place.scratch / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
+        upstream={role: manifest for role, (_, manifest) in fetched.items()},
         checkpoints=place.checkpoints,
         termination=place.termination,
     )
@@ -94,7 +97,9 @@ def _send(place: Workplace, output: Path) -> list[ManifestFile]:
     return place.store.upload(place.document.key, place.document.attempt, output)
 
 
-def _manifest(place: Workplace, files: list[ManifestFile], metrics: dict[str, float], started: str) -> Manifest:
+def _manifest(
+    place: Workplace, files: list[ManifestFile], metrics: dict[str, float], started: str, used: dict[str, float]
+) -> Manifest:
     document = place.document
     return Manifest(
         stage=document.stage,
@@ -108,6 +113,7 @@ def _manifest(place: Workplace, files: list[ManifestFile], metrics: dict[str, fl
         files=files,
         metrics=metrics,
         versions=library_versions(),
+        usage=used,
         started_at=started,
         finished_at=now(),
     )

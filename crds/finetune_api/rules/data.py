@@ -60,7 +60,12 @@ def template_columns(template: str) -> list[str]:
 
 def completions(spec: JobSpec) -> Iterator[Problem]:
     """Learning or measuring completions needs a prompt before them."""
-    measured = {metric.data_config for evaluator in spec.evaluators for metric in evaluator.metrics}
+    measured = {
+        metric.data_config
+        for evaluator in spec.evaluators
+        for metric in evaluator.metrics
+        if metric.type == "accuracy" or metric.loss_on == "completion"
+    }
     for index, config in enumerate(spec.data_configs):
         process = config.pre_process_data_config
         if len(process.text_cols) < 2 and (process.completion_only_loss or config.name in measured):

@@ -169,7 +169,15 @@ def cel_messages(spec: Spec, name: str = "phi3") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "spec", [job_spec(), passes_only(LORA), passes_only(BUILDER), passes_only(QLORA, MERGE), passes_only(LORA, MERGE)]
+    "spec",
+    [
+        job_spec(),
+        passes_only(LORA),
+        passes_only(BUILDER),
+        passes_only(QLORA, MERGE),
+        passes_only(LORA, MERGE),
+        passes_only(QLORA, {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}),
+    ],
 )
 def test_cel_lets_a_right_spec_pass(spec: Spec) -> None:
     assert cel_messages(spec) == set()

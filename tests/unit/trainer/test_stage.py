@@ -219,6 +219,20 @@ def test_publish_names_the_artifacts(world, passes):
     assert world.run(publish_document(world, lora.digest)).digest == result.digest
 
 
+def test_publish_writes_a_report_of_the_run_once(world, passes):
+    lora = run_lora(world)
+    stages = [StageInput(stage="lora", key=KEYS["lora"], digest=lora.digest)]
+    told = publish_document(world, lora.digest).model_copy(
+        update={"spec": check(world.spec)[0].wire(), "stages": stages}
+    )
+    published = world.run(told).published
+    assert [item.name for item in published] == ["adapter", "report"]
+    folder = f"{world.store}/stages/{told.key}/{published[1].attempt}"
+    assert {"report.html", "README.md"} <= set(world.s3.keys(folder))
+    assert KEYS["lora"] in world.s3.get(f"{folder}/report.html").decode()
+    assert world.run(told.model_copy(update={"attempt": "another"})).published == published
+
+
 @pytest.mark.parametrize("harm", ["file", "digest"])
 def test_publish_refuses_what_is_not_there(world, passes, harm):
     lora = run_lora(world)

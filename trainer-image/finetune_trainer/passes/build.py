@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_api.builder import PROVIDERS_OF, ModelBuilderConfig
+from finetune_api.evaluators import Evaluator
 from finetune_api.problems import problem
 from finetune_api.stage import Reason, Verified
-from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.context import PassOutput, Row, StageContext
 from finetune_trainer.data import render
 from finetune_trainer.errors import bad_input
+from finetune_trainer.evaluation.questions import RowReader
 from finetune_trainer.genai import STAND_IN, runnable
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
@@ -25,17 +27,11 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     require_provider(config, path)
     context.report.progress(activity="scoring source model")
-    reference = make_reference(source, context.load_kwargs, reference_texts(context))
+    adapter = context.inputs.get("adapter")
+    reference = make_reference(source, context.load_kwargs, reference_texts(context), adapter)
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
-    context.report.progress(activity="building ONNX model")
-    _build(context, source, context.output, config)
-    stand_in = config.stand_in()
-    if stand_in is not None:
-        provider = config.execution_provider
-        context.report.log(f"no pod has {provider}: a {stand_in.precision} build for cpu is run instead")
-        _build(context, source, context.output / STAND_IN, stand_in)
-    return PassOutput()
+    return PassOutput(_build_all(context, source, config))
 
 
 def check(context: StageContext) -> dict[str, float]:
@@ -54,7 +50,7 @@ def verified(context: StageContext) -> Verified:
 
 
 def source_model(context: StageContext) -> Path:
-    """The folder that is built from: an upstream pass's model, else the job's input model."""
+    """The folder that is built from: an upstream pass's model, else the job's input model, adapter or not."""
     return context.inputs.get("model") or context.input_model()[0]
 
 
@@ -81,9 +77,50 @@ def reference_texts(context: StageContext) -> list[str]:
     """
     texts: dict[str, None] = {}
     for source in context.document.data:
-        samples = render(context.rows(source.name), source.pre_process_data_config, name=source.name)
+        samples = render(_known_rows(context, source.name), source.pre_process_data_config, name=source.name)
         texts.update(dict.fromkeys(sample.text for sample in samples if len(sample.text) > 1))
     return list(texts) or list(BUILTIN_TEXTS)
+
+
+def _known_rows(context: StageContext, name: str) -> list[Row]:
+    """A data config's rows; of one that is measured later, where a quantization is chosen, the validation rows."""
+    evaluator = Evaluator.model_validate(context.document.evaluator) if context.document.evaluator else None
+    if evaluator is None or name not in evaluator.data:
+        return context.rows(name)
+    return RowReader(context, evaluator, validation=True).rows(name)
+
+
+def _build_all(context: StageContext, source: Path, config: ModelBuilderConfig) -> dict[str, float]:
+    """The model in `context.output`, and beside it the one that is run where no pod has its provider."""
+    figures: dict[str, float] = {}
+    if config.chooses:
+        figures = _choose(context, source, config)
+    else:
+        context.report.progress(activity="building ONNX model")
+        _build(context, source, context.output, config)
+    folders = [context.output]
+    stand_in = config.stand_in()
+    if stand_in is not None:
+        provider = config.execution_provider
+        context.report.log(f"no pod has {provider}: a {stand_in.precision} build for cpu is run instead")
+        folders.append(context.output / STAND_IN)
+        _build(context, source, folders[-1], stand_in)
+    _add_stop_tokens(context, source, folders)
+    return figures
+
+
+def _add_stop_tokens(context: StageContext, source: Path, folders: list[Path]) -> None:
+    from finetune_trainer.chat_stop import add_stop_tokens  # noqa: PLC0415  (transformers: `check` does without)
+
+    for folder in folders:
+        ids = add_stop_tokens(source, folder, remote_code=context.load_kwargs.trust_remote_code)
+        context.report.log(f"answers end at the tokens {ids}")
+
+
+def _choose(context: StageContext, source: Path, config: ModelBuilderConfig) -> dict[str, float]:
+    from finetune_trainer.int4_choice import choose  # noqa: PLC0415  (onnxruntime, which comes after torch)
+
+    return choose(context, source, config, lambda folder, chosen: _build(context, source, folder, chosen))
 
 
 def _build(context: StageContext, source: Path, output: Path, config: ModelBuilderConfig) -> None:
@@ -94,7 +131,8 @@ def _build(context: StageContext, source: Path, output: Path, config: ModelBuild
 
     cache = context.scratch / "builder-cache"
     try:
-        build(source, output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+        remote_code, adapter = context.load_kwargs.trust_remote_code, context.inputs.get("adapter")
+        build(source, output, cache, config, remote_code=remote_code, adapter=adapter)
     except NoSuchNodeError as error:
         path = f"spec.passes[name={context.document.stage}].config.int4NodesToExclude"
         found = problem(path, None, str(error), "Name nodes as they are in model.onnx.")

@@ -21,6 +21,8 @@ from finetune_trainer import adapters, quantization
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
+from finetune_trainer.reporting.card import NAME as CARD
+from finetune_trainer.reporting.card import stage_card
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 from finetune_trainer.training import kernels, loop, micro_batches
 from finetune_trainer.training.batches import Collator
@@ -31,6 +33,8 @@ from finetune_trainer.training.samples import Samples, read_samples
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.trackers import open_trackers, require_trackers
+
+TRAINING_LOG = "training_log.jsonl"
 
 
 def run(context: StageContext) -> PassOutput:
@@ -57,6 +61,7 @@ def run(context: StageContext) -> PassOutput:
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
 
     report.progress(activity="training")
+    report.keep(context.output / TRAINING_LOG)
     if args.neftune_noise_alpha:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
     setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
@@ -69,7 +74,10 @@ def run(context: StageContext) -> PassOutput:
     report.progress(activity="saving adapter")
     pins = context.document.pins
     adapters.save(adapted, context.output, base=source.model_path, revision=pins.model.revision if pins else None)
-    return PassOutput(_metrics(outcome, samples))
+    figures = _metrics(outcome, samples)
+    card = stage_card(context, f"{context.document.type} adapter", figures)
+    (context.output / CARD).write_text(card, encoding="utf-8")
+    return PassOutput(figures)
 
 
 def saver(context: StageContext, args: TrainingArgs) -> Saver | None:

@@ -20,6 +20,8 @@ from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.lora_weights import Update, read_lora
 from finetune_trainer.model_folder import INDEX, copy_companions, tensor_files
+from finetune_trainer.reporting.card import NAME as CARD
+from finetune_trainer.reporting.card import stage_card
 
 
 def run(context: StageContext) -> PassOutput:
@@ -41,6 +43,7 @@ def run(context: StageContext) -> PassOutput:
         _merge_shards(context, updates, files)
         merged = len(updates)
     copy_companions(base, context.output, remote_code=source.load_kwargs.trust_remote_code)
+    (context.output / CARD).write_text(stage_card(context, "Merged model", {}), encoding="utf-8")
     context.report.log(f"{merged} modules merged")
     return PassOutput({"merged_modules": float(merged)})
 

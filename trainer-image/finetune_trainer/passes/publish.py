@@ -1,14 +1,17 @@
-"""Publish: names a finished job's artifacts in one manifest."""
+"""Publish: writes a finished job's report, and names its artifacts in one manifest."""
 
 from __future__ import annotations
 
+import time
 from hashlib import sha256
 
 from finetune_api import layout
 from finetune_api.keys import canonical
+from finetune_api.outline import REPORT
 from finetune_api.problems import problem
-from finetune_api.stage import Artifact, ModelManifest, Reason, StageResult
+from finetune_api.stage import Artifact, Manifest, ModelManifest, Reason, StageResult
 from finetune_trainer.errors import bad_input
+from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.workplace import Workplace
 
 
@@ -22,6 +25,8 @@ def answer(place: Workplace) -> StageResult:
     if document.pins is None:
         raise ValueError("a publish document has no pins")
     published = [_complete(place, artifact) for artifact in document.artifacts]
+    if document.spec is not None:
+        published.append(_report(place))
     manifest = ModelManifest(job=document.job, artifacts=published, pins=document.pins)
     path = layout.model_manifest_path(document.job.namespace, document.job.name, document.job.generation)
     body = canonical(manifest.wire())
@@ -34,6 +39,43 @@ def answer(place: Workplace) -> StageResult:
         attempt=document.attempt,
         bytes=sum(artifact.bytes for artifact in published),
         published=published,
+    )
+
+
+def _report(place: Workplace) -> Artifact:
+    """The run's report, made where no earlier attempt has made it."""
+    document = place.document
+    committed = place.store.whole(document.key)
+    if committed is None:
+        from finetune_trainer.reporting.make import write_report  # noqa: PLC0415  (matplotlib, for this alone)
+
+        started, clock = now(), time.monotonic()
+        place.report.progress(activity="writing report")
+        folder = place.scratch / "report"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(place, folder)
+        manifest = Manifest(
+            stage=document.stage,
+            type=document.type,
+            key=document.key,
+            attempt=document.attempt,
+            job=document.job,
+            inputs={item.stage: item for item in document.stages},
+            pins=document.pins,
+            files=place.store.upload(document.key, document.attempt, folder),
+            versions=library_versions(),
+            usage=usage(time.monotonic() - clock),
+            started_at=started,
+            finished_at=now(),
+        )
+        committed = place.store.commit(manifest, replace=place.store.read_manifest(document.key))
+    return Artifact(
+        name=REPORT,
+        stage=document.stage,
+        key=document.key,
+        digest=committed.digest,
+        attempt=committed.manifest.attempt,
+        bytes=committed.size,
     )
 
 

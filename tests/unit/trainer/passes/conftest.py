@@ -113,6 +113,7 @@ def make_stage(base_model: Path, rows: dict[str, list[Row]], tmp_path_factory: p
         data: dict[str, dict[str, Any]] | None = None,
         own_rows: dict[str, list[Row]] | None = None,
         load: dict[str, Any] | None = None,
+        evaluator: dict[str, Any] | None = None,
     ) -> tuple[StageContext, io.StringIO]:
         folder = tmp_path_factory.mktemp(kind.lower())
         for name in ("output", "scratch"):
@@ -125,6 +126,7 @@ def make_stage(base_model: Path, rows: dict[str, list[Row]], tmp_path_factory: p
                 "key": "0" * 64,
                 "attempt": "a1",
                 "config": config,
+                "evaluator": evaluator,
                 "storage": {"uri": "s3://bucket/prefix"},
                 "inputModel": {"modelPath": BASE_URI, "loadKwargs": load or {}},
                 "data": [data_config(name, **process) for name, process in (data or {}).items()],

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from finetune_api.evaluators import Evaluator
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import Reason, StageResult
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.evaluation import answers
+from finetune_trainer.evaluation.figures import figures
+from finetune_trainer.evaluation.model import load_subject
+from finetune_trainer.evaluation.questions import RowReader
 from finetune_trainer.genai import GenaiModel
 from finetune_trainer.generation import Limits
 from finetune_trainer.generation_hf import load_hf_generator
-from finetune_trainer.metrics import Accuracy
 from finetune_trainer.passes import build, evaluate
 from finetune_trainer.tokenizer import load_tokenizer
 
@@ -113,10 +120,114 @@ def test_rows_that_cannot_be_asked_are_named(
     assert caught.value.problems[0].path.startswith("spec.dataConfigs[name=test]")
 
 
-@pytest.mark.parametrize(("metrics", "each"), [(1, 5), (4, 5), (5, 4), (8, 3)])
+@pytest.mark.parametrize(("metrics", "each"), [(1, 6), (4, 6), (5, 4), (8, 3)])
 def test_a_result_holds_the_figures_of_as_many_metrics_as_an_evaluator_may_have(metrics: int, each: int) -> None:
-    found = {f"metric-{index:025}": Accuracy(0.5, 10, 0.2, 0.8, 0.3) for index in range(metrics)}
-    figures = evaluate.figures(found)
-    assert len(figures) == metrics * each
-    assert {f"{name}/n" for name in found} <= figures.keys()
-    StageResult(key="0" * 64, ok=True, metrics=figures)
+    names = [f"metric-{index:025}" for index in range(metrics)]
+    found = {name: answers.measure(["a", "b"], ["a", "c"]) for name in names}
+    said = figures(found, dict.fromkeys(names, True))
+    assert len(said) == metrics * each
+    assert {f"{name}/n" for name in found} | {f"{name}/goal" for name in found} <= said.keys()
+    StageResult(key="0" * 64, ok=True, metrics=said)
+
+
+TONE = {"name": "tone", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 8}
+SIZE = {"name": "size", "type": "size_on_disk"}
+EVERYTHING = [
+    TONE,
+    {"name": "surprise", "type": "perplexity", "dataConfig": "test"},
+    {"name": "wait", "type": "latency", "promptLength": 20, "newTokens": 4, "warmupRuns": 1, "runs": 5, "batchSize": 2},
+    {"name": "speed", "type": "throughput", "dataConfig": "test", "promptLength": 12, "newTokens": 4, "runs": 3},
+    SIZE,
+]
+
+
+@pytest.fixture(scope="session")
+def measured(run_stage: Callable) -> Callable:
+    """measured(metrics, inputs by role, evaluator's other fields) -> the Evaluate stage that ran."""
+
+    def measure(metrics: list[dict[str, Any]], inputs: dict[str, Any], **settings: Any) -> Any:
+        config = {"name": "e", "metrics": metrics, **settings}
+        return run_stage(evaluate, "Evaluate", config, inputs=inputs, data={"test": {}})
+
+    return measure
+
+
+def summary(ran: Any) -> dict[str, Any]:
+    return json.loads((ran.folder / "summary.json").read_text())["metrics"]
+
+
+def test_every_type_of_metric_is_measured_alike_on_transformers_and_onnxruntime(
+    measured: Callable, merged: Any, built: Any
+) -> None:
+    folders = {"model": merged.folder, "onnx": built.folder}
+    found = {role: measured(EVERYTHING, {role: folder}) for role, folder in folders.items()}
+    for role, ran in found.items():
+        said, metrics = summary(ran), ran.output.metrics
+        assert 1.0 <= said["surprise"]["low"] <= said["surprise"]["value"] <= said["surprise"]["high"] < 2
+        assert said["surprise"]["n"] == 48
+        scores = lines(ran, "surprise")
+        again = math.exp(sum(line["nll"] for line in scores) / sum(line["tokens"] for line in scores))
+        assert again == pytest.approx(metrics["surprise"])
+        wait = said["wait"]
+        assert 0 < wait["first_token_p50"] <= wait["p50"] == wait["value"] <= wait["p90"] <= wait["p99"]
+        assert wait["n"] == 5
+        assert said["speed"]["value"] > 0
+        assert said["speed"]["prompt"] > 0
+        assert metrics["size"] == sum(path.stat().st_size for path in folders[role].rglob("*") if path.is_file())
+        assert said["tone"]["labels"] == ["fear", "joy", "sadness", "surprise"]
+        assert sum(map(sum, said["tone"]["confusion"])) == 48
+        assert sum(item["correct"] for item in said["tone"]["classes"].values()) == round(48 * metrics["tone"])
+    torch, onnx = (ran.output.metrics for ran in found.values())
+    assert torch["surprise"] == pytest.approx(onnx["surprise"], rel=0.2)
+    assert onnx["size"] != torch["size"]
+
+
+def test_loss_is_measured_on_all_tokens_or_on_completions(measured: Callable, merged: Any) -> None:
+    metrics = [{"name": on, "type": "perplexity", "dataConfig": "test", "lossOn": on} for on in ("all", "completion")]
+    said = summary(measured(metrics, {"model": merged.folder}))
+    assert said["all"]["tokens"] > 3 * said["completion"]["tokens"]
+    assert said["all"]["value"] > said["completion"]["value"]
+
+
+def test_a_request_that_the_context_has_no_room_for_is_refused(measured: Callable, merged: Any) -> None:
+    metric = {"name": "wait", "type": "latency", "promptLength": 250, "newTokens": 7}
+    with pytest.raises(StageFailure, match="do not fit the model's context of 256"):
+        measured([metric], {"model": merged.folder})
+
+
+def test_a_missed_goal_fails_with_its_figures_or_only_warns(
+    measured: Callable, accuracy_of: Callable, merged: Any
+) -> None:
+    inputs = {"model": merged.folder, "reference": accuracy_of().folder}
+    better = TONE | {"goal": {"type": "min-improvement", "value": 0.5}}
+    small = SIZE | {"goal": {"type": "threshold", "value": 10}}
+    assert measured([better], inputs).output.metrics["tone/goal"] == 1
+    warned = measured([better, small], inputs, onMissedGoal="warn")
+    assert (warned.output.metrics["tone/goal"], warned.output.metrics["size/goal"]) == (1, 0)
+    goal = summary(warned)["size"]["goal"]
+    assert goal == {"type": "threshold", "value": 10, "bound": 10, "reference": None, "met": False}
+    with pytest.raises(StageFailure) as caught:
+        measured([better, small], inputs)
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.GOAL_NOT_MET, 65)
+    assert [item.path for item in caught.value.problems] == ["spec.evaluators[name=e].metrics[name=size].goal"]
+    assert "wanted is at most 10" in caught.value.message
+
+
+def test_validation_rows_are_never_measured(measured: Callable, merged: Any) -> None:
+    ran = measured([TONE], {"model": merged.folder}, validationSize=12)
+    evaluator = Evaluator.model_validate(ran.context.document.config)
+    kept = RowReader(ran.context, evaluator, validation=True).questions("test")
+    asked = {line["prompt"] for line in lines(ran, "tone")}
+    assert (len(asked), len(kept)) == (36, 12)
+    assert not asked & {question.prompt for question in kept}
+
+
+def test_a_qlora_adapter_is_measured_on_the_quantized_base(measured: Callable, adapter: Any) -> None:
+    context = measured([SIZE], {"adapter": adapter.folder}).context
+    kinds = {}
+    for kind in ("LoRA", "QLoRA"):
+        upstream = SimpleNamespace(type=kind, config={"trainDataConfig": "train"})
+        subject = load_subject(replace(context, upstream={"adapter": upstream}))
+        kinds[kind] = {type(module).__name__ for module in subject.model._model.modules()}
+    assert "Linear4bit" in kinds["QLoRA"]
+    assert "Linear4bit" not in kinds["LoRA"]

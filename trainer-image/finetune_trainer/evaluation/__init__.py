@@ -1,0 +1,1 @@
+"""How models are measured: one module per kind of metric, and the goals that figures are held to."""

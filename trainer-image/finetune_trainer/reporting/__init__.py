@@ -1,0 +1,1 @@
+"""The report of a finished run: what its stages left in the store, as one page that needs nothing beside it."""
