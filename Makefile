@@ -9,7 +9,7 @@ ENV := .venv/.complete
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help env demo local test test-all lint format crds docs bench clean
+.PHONY: help env demo local test test-all lint format crds docs bench bench-scale bench-chaos clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ docs: $(ENV) ## build the documentation's site into site/
 
 bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py
+
+bench-scale: $(ENV) ## measure the operator with 1,000 live jobs
+	$(BIN)/python bench/scale.py --jobs 1000
+
+bench-chaos: $(ENV) ## kill its parts 200 times, and look whether every promise holds
+	$(BIN)/python bench/chaos.py --kills 200 --seed 1
 
 clean: ## remove what tools left, but not .venv
 	rm -rf .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache finetune-output

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import logging
 import os
 import sys
 
 import kopf
 
+from finetune_operator import logs
 from finetune_operator.controller import Controller
 from finetune_operator.kube import in_reach
 from finetune_operator.settings import Settings, from_environment
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run; the exit code is 2 where the environment names no cluster or holds settings that cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_operator", description=__doc__)
+    parser.add_argument("--log-format", choices=logs.FORMATS, help="wins over FINETUNE_LOG_FORMAT (default: text)")
+    given = parser.parse_args(arguments)
     try:
         settings = from_environment(os.environ)
     except ValueError as error:
@@ -24,9 +28,7 @@ def main() -> int:
     if not in_reach():
         sys.stderr.write("finetune-operator: no cluster: set KUBECONFIG, or run it as a pod with a service account\n")
         return 2
-    kopf.configure(debug=False, verbose=False, quiet=False)
-    # One line for each event of each object says nothing; what changed is logged where it is written.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    logs.configure(given.log_format or settings.log_format)
     return asyncio.run(_run(settings))
 
 
@@ -35,13 +37,11 @@ async def _run(settings: Settings) -> int:
     registry = kopf.OperatorRegistry()
     lost_leadership = asyncio.Event()
     Controller(settings, lost_leadership).register(registry)
-    port = settings.liveness_port
     await kopf.operator(
         registry=registry,
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=list(settings.namespaces),
-        liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
         stop_flag=lost_leadership,
     )
     return 1 if lost_leadership.is_set() else 0

@@ -137,7 +137,8 @@ def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | No
         retries=number - counted,
         started_at=previous.started_at if previous else rfc3339(now),
         reason="Starting",
-        message=f"Attempt {counted} was asked for.",
+        # As it is said of a Job whose pod is not there yet: other words would be another write a moment later.
+        message="Its pod is starting.",
     )
     return Advance(status, create=[ticket.make_job(number, counted)], wanted=frozenset({name}))
 

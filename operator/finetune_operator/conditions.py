@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from finetune_api.stage import Pins
+from finetune_api.stage import Pins, Reason
 from finetune_api.status import (
     ArtifactStatus,
     Condition,
@@ -155,6 +155,21 @@ def blocked(status: Status, previous: Status, undone: Sequence[str], message: st
     ]
     plan = previous.plan if "" in undone else status.plan
     return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said, "plan": plan})
+
+
+def broken(previous: Status, generation: int, error: Exception, now: datetime) -> Status:
+    """`previous` with the operator's own failure to decide about the job; nothing else in it is known to be wrong."""
+    words = plain(f"{type(error).__name__}: {error}", 512)
+    state = RunState(
+        previous.phase or Phase.PENDING,
+        Reason.INTERNAL,
+        f"The operator failed at this job, and tries again: {words}",
+        stages=previous.stages,
+        artifacts=previous.artifacts,
+        pins=previous.pins,
+        plan=previous.plan,
+    )
+    return summarise(state, generation, previous, now)
 
 
 def withheld(state: RunState, previous: Status, unmade: Collection[str], violation: str, *, at_work: bool) -> RunState:

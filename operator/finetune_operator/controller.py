@@ -9,40 +9,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
 import kopf
 
-from finetune_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, keys
-from finetune_api.status import StageProgress, StageState, Status
-from finetune_operator import labels
-from finetune_operator.conditions import blocked
-from finetune_operator.events import Event, events
+from finetune_api import GROUP, PLURAL, VERSION
+from finetune_api.status import StageState, Status
+from finetune_operator import labels, logs
+from finetune_operator.caches import Body, Echoes, Key, NoDiffBase, slim
+from finetune_operator.conditions import blocked, broken
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
-from finetune_operator.manifests import CONTAINER, Manifest, Owner
+from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.policy_watch import PolicyWatch
-from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
-from finetune_operator.reconcile import Create, Seen, Stop, reconcile
+from finetune_operator.polling import Poller
+from finetune_operator.probes import Probes
+from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
+from finetune_operator.reporting import write_status
+from finetune_operator.resync import Cache, Resync
 from finetune_operator.settings import Settings
-from finetune_operator.times import rfc3339
 from finetune_operator.view import JobView, read_job
 from finetune_operator.workqueue import WorkQueue
 
-Key = tuple[str, str]
-Body = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
 # How long a Job that was made here counts as there while the watch does not show it.
 WATCH_LAG = 15.0
+METER_SECONDS = 10.0
 AT_WORK = (StageState.PENDING, StageState.QUEUED, StageState.RUNNING)
+
+
+Index = Mapping[Key, Iterable[Body]]
 
 
 class Controller:
@@ -55,13 +58,24 @@ class Controller:
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self.policies = PolicyWatch(self.on_policies)
-        self._finetune_jobs: Mapping[Key, Iterable[Body]] = {}
-        self._stage_jobs: Mapping[Key, Iterable[Body]] = {}
-        self._stage_pods: Mapping[Key, Iterable[Body]] = {}
+        self._finetune_jobs: Index = {}
+        self._stage_jobs: Index = {}
+        self._stage_pods: Index = {}
         # Jobs made here that the watch has not shown yet: without them the next look would miss them.
         self._created: dict[Key, dict[str, tuple[float, Body]]] = {}
         self._plans: dict[Key, tuple[str, Plan]] = {}
-        self._progress: dict[Key, dict[str, StageProgress]] = {}
+        self._echoes = Echoes()
+        self._poller = Poller(settings, self._pods, self.queue.add)
+        caches = (
+            Cache("FinetuneJob", "", lambda: _items(self._finetune_jobs)),
+            Cache("Job", labels.SELECTOR, lambda: _items(self._stage_jobs)),
+            Cache("Pod", labels.SELECTOR, self._pods),
+        )
+        self._resync = Resync(caches, settings.namespaces, self.queue.add, settings.resync_seconds)
+        self._probes = Probes(
+            alive=[self._stuck, self._deaf, self._ended],
+            ready=[lambda: "" if self._resync.synced else "the caches are not full yet"],
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -83,6 +97,7 @@ class Controller:
     async def start(self, settings: kopf.OperatorSettings, **indices: Any) -> None:
         """Configure kopf, connect, and start the workers; they wait for events, which wait for the indices."""
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = NoDiffBase()
         settings.watching.server_timeout = 5 * 60
         settings.watching.label_selectors["batch", "v1", "jobs"] = labels.SELECTOR
         settings.watching.label_selectors["", "v1", "pods"] = labels.SELECTOR
@@ -96,21 +111,27 @@ class Controller:
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
         await self.policies.start(self.kube, indices)
+        self._spawn(self._resync.run(self.kube), "resync")
+        if self.settings.liveness_port:
+            await self._probes.serve(self.settings.liveness_port)
         if self.settings.metrics_port:
             self.metrics.watch_jobs(self._phases)
             self.metrics.serve(self.settings.metrics_port)
         if self.settings.lease:
-            election = lead(
-                self.kube.api, self.settings.lease, self.settings.namespace, self._begin, self._lost_leadership.set
-            )
-            self._tasks.append(asyncio.create_task(election, name="election"))
+            self._spawn(lead(self.kube.api, self.settings, self._begin, self._lost_leadership.set), "election")
         else:
             self._begin()
 
     def _begin(self) -> None:
         """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
         self.queue.start()
-        self._tasks.append(asyncio.create_task(self._poll_progress(), name="progress"))
+        self._spawn(self._poller.run(self.kube), "progress")
+        self._spawn(self._meter(), "meter")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_log_failure)
+        self._tasks.append(task)
 
     async def stop(self, **_: Any) -> None:
         """Stop where we are: the next start decides anew."""
@@ -118,26 +139,35 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.queue.stop()
+        await self._probes.close()
         await self.kube.close()
 
-    def index_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> Any:
+    # Coroutines, though nothing in them waits: kopf calls plain functions in threads.
+
+    async def index_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> Any:
         """FinetuneJobs by namespace and name."""
         return {(namespace or "", name): slim(body)}
 
-    def index_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> Any:
+    async def index_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> Any:
         """Jobs and pods by the FinetuneJob that their labels name."""
         owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
         return {(namespace or "", owner): slim(body)} if owner else None
 
-    def on_finetune_job(self, namespace: str | None, name: str, **_: Any) -> None:
+    async def on_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
         """A FinetuneJob changed."""
-        self.queue.add((namespace or "", name))
+        key = (namespace or "", name)
+        self._echoes.heard(key, body)
+        self.queue.add(key)
 
-    def on_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
+    async def on_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
         """A Job or pod changed: its owner is looked at."""
         owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
         if owner:
             self.queue.add((namespace or "", owner))
+
+    def _pods(self) -> list[tuple[Key, Body]]:
+        """Every pod, with the FinetuneJob that it is of."""
+        return _items(self._stage_pods)
 
     def on_policies(self, namespace: str | None) -> None:
         """Other policies may hold for the jobs of a namespace, or of all."""
@@ -147,8 +177,31 @@ class Controller:
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
-        bodies = [(key, body) for key in list(self._finetune_jobs) for body in self._finetune_jobs.get(key, ())]
-        return [(key[0], str((body.get("status") or {}).get("phase", "Pending"))) for key, body in bodies]
+        return [
+            (key[0], str((body.get("status") or {}).get("phase", "Pending")))
+            for key, body in _items(self._finetune_jobs)
+        ]
+
+    async def _meter(self) -> None:
+        """Count the GPUs that running pods hold, while this operator leads."""
+        while True:
+            await asyncio.sleep(METER_SECONDS)
+            for key, pod in self._pods():
+                if (pod.get("status") or {}).get("phase") == "Running":
+                    self.metrics.gpus_held(key[0], (pod.get("spec") or {}).get("gpus", 0.0), METER_SECONDS)
+
+    # --- what is wrong with this process, if anything
+
+    def _stuck(self) -> str:
+        longest = self.queue.longest()
+        return f"a worker has been at one job for {longest:.0f} s" if longest > self.settings.stuck_seconds else ""
+
+    def _deaf(self) -> str:
+        overdue = self._resync.overdue()
+        return f"a watch has shown nothing new for {overdue:.0f} s" if overdue > self.settings.stuck_seconds else ""
+
+    def _ended(self) -> str:
+        return ", ".join(f"the task {task.get_name()} has ended" for task in self._tasks if task.done())
 
     # --- one piece of work
 
@@ -158,12 +211,23 @@ class Controller:
             return await self._work(key)
 
     async def _work(self, key: Key) -> float | None:
-        body = next(iter(self._finetune_jobs.get(key, ())), None)
+        body = self._echoes.newest(key, next(self._there(self._finetune_jobs, key), None))
         if body is None:
             self._forget(key)
             return None
         view = read_job(body)
-        outcome = reconcile(view, await self._seen(key, view), self.settings, datetime.now(UTC))
+        with logs.about(namespace=key[0], name=key[1], generation=view.owner.generation):
+            seen = await self._seen(key, view)
+            try:
+                outcome = reconcile(view, seen, self.settings, datetime.now(UTC))
+            except Exception as error:
+                # Whatever is odd about this job must be seen where its user looks; the queue logs it and tries again.
+                await self._tell(key, view, broken(view.status, view.owner.generation, error, datetime.now(UTC)), seen)
+                raise
+            return await self._bring_forward(key, view, seen, outcome)
+
+    async def _bring_forward(self, key: Key, view: JobView, seen: Seen, outcome: Outcome) -> float | None:
+        """Do what was decided, as far as the API server lets us, and say so."""
         status, requeue = outcome.status, outcome.requeue
         for place, action in enumerate(outcome.actions):
             try:
@@ -172,26 +236,47 @@ class Controller:
                 if error.status >= 500 or status is None:
                     raise
                 undone = [_stage_of(action) for action in outcome.actions[place:]]
-                logger.warning("%s/%s: the API server refused %s: %s", *key, undone[0] or "its plan", error)
+                with logs.about(stage=undone[0]):
+                    logger.warning("The API server refused %s: %s", undone[0] or "the plan", error)
                 status = blocked(status, view.status, undone, error.message)
                 requeue = CREATE_AGAIN_AFTER
                 # What follows may need what was refused: a stage its plan, a new Job the old one's end.
                 break
         if status is not None:
-            await self._write_status(view, status)
+            await self._tell(key, view, status, seen)
+        if self._is_unwatched(key, seen):
+            requeue = min(requeue or WATCH_LAG, WATCH_LAG)
         return requeue
 
+    async def _tell(self, key: Key, view: JobView, status: Status, seen: Seen) -> None:
+        """Write the status, and remember it until the watch shows it."""
+        created = {attempt.name: attempt.created_at for attempt in seen.attempts}
+        written = await write_status(self.kube, self.metrics, view, status, created)
+        if written is not None:
+            self._echoes.wrote(key, written)
+
+    def _is_unwatched(self, key: Key, seen: Seen) -> bool:
+        """Whether a Job at work is not on the watch, as one whose labels somebody took: no event will tell its end."""
+        shown = {job["metadata"]["name"] for job in self._there(self._stage_jobs, key)}
+        return any(not attempt.finished and attempt.name not in shown for attempt in seen.attempts)
+
+    def _there(self, index: Index, key: Key) -> Iterator[Body]:
+        """What `index` holds for `key`, but for what is known to be gone."""
+        return (item for item in index.get(key, ()) if not self._resync.is_ghost(item))
+
     def _forget(self, key: Key) -> None:
-        for store in (self._created, self._plans, self._progress):
-            store.pop(key, None)
+        self._created.pop(key, None)
+        self._plans.pop(key, None)
+        self._echoes.forget(key)
+        self._poller.forget(key)
 
     async def _seen(self, key: Key, view: JobView) -> Seen:
-        shown = {job["metadata"]["name"]: job for job in self._stage_jobs.get(key, ())}
+        shown = {job["metadata"]["name"]: job for job in self._there(self._stage_jobs, key)}
         unshown = await self._unshown(key, view, shown)
-        pods = self._stage_pods.get(key, ())
+        pods = self._there(self._stage_pods, key)
         return Seen(
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
-            progress=self._progress.get(key, {}),
+            progress=self._poller.of(key),
             plan=await self._plan(key, view),
             tenancy=await self.policies.of(key[0]),
         )
@@ -221,9 +306,13 @@ class Controller:
         if known and known[0] == reference.name:
             return known[1]
         found = await self.kube.get("ConfigMap", key[0], reference.name)
-        plan = read_plan((found.get("data") or {}).get(PLAN_KEY, "")) if found else None
+        return self._remember_plan(key, found) if found else None
+
+    def _remember_plan(self, key: Key, config_map: Body) -> Plan | None:
+        """The plan in `config_map`: it is immutable, so that it need not be read twice."""
+        plan = read_plan((config_map.get("data") or {}).get(PLAN_KEY, ""))
         if plan:
-            self._plans[key] = (reference.name, plan)
+            self._plans[key] = (config_map["metadata"]["name"], plan)
         return plan
 
     async def _carry_out(self, key: Key, action: Create | Stop) -> None:
@@ -237,6 +326,9 @@ class Controller:
             if error.reason != "AlreadyExists":
                 raise
             made = await self._existing(manifest)
+        if manifest["kind"] == "ConfigMap" and self._remember_plan(key, made) is None:
+            name = made["metadata"]["name"]
+            raise ApiError(409, "NoPlan", f"ConfigMap {name} is there and holds no plan of this operator; delete it")
         if manifest["kind"] == "Job":
             self._created.setdefault(key, {})[made["metadata"]["name"]] = (time.monotonic(), slim(made))
 
@@ -251,111 +343,14 @@ class Controller:
             raise ApiError(409, "NameTaken", f"{kind} {name} is there and is not this job's; delete or rename it")
         return found
 
-    async def _write_status(self, view: JobView, status: Status) -> None:
-        """Write what changed, and tell of it. A conflict means that a newer event is on its way."""
-        wire = status.wire()
-        if wire == dict(view.raw_status):
-            return
-        owner, changes = view.owner, merge_patch(view.raw_status, wire)
-        try:
-            await self.kube.patch_status(owner.namespace, owner.name, changes, view.resource_version)
-        except ApiError as error:
-            if error.status not in (404, 409):
-                raise
-            self.metrics.status_writes.labels("conflict").inc()
-            return
-        self.metrics.status_writes.labels("written").inc()
-        self.metrics.status_changed(view.status, status)
-        for event in events(view.status, status):
-            logger.info("%s/%s: %s: %s", owner.namespace, owner.name, event.reason, event.message)
-            await self._post(owner, event)
 
-    async def _post(self, owner: Owner, event: Event) -> None:
-        """Post an Event; the same words again raise its count. An Event that fails stops nothing."""
-        now = rfc3339(datetime.now(UTC))
-        name = f"{owner.name}.{keys.digest([owner.uid, event.reason, event.message])[:16]}"
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": owner.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "namespace": owner.namespace,
-                "name": owner.name,
-                "uid": owner.uid,
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "source": {"component": labels.OPERATOR},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self.kube.create(body)
-        except ApiError as error:
-            if error.reason == "AlreadyExists":
-                found = await self.kube.get("Event", owner.namespace, name) or {}
-                changes = {"count": int(found.get("count") or 1) + 1, "lastTimestamp": now}
-                await self.kube.patch_event(owner.namespace, name, changes)
-            else:
-                logger.warning("%s/%s: event %s was refused: %s", owner.namespace, owner.name, event.reason, error)
-
-    # --- progress
-
-    async def _poll_progress(self) -> None:
-        """Ask running pods for their last lines, every progress_interval; slower when many run."""
-        budget = asyncio.Semaphore(self.settings.progress_in_flight)
-        while True:
-            running = [
-                (key, pod)
-                for key in list(self._stage_pods)
-                for pod in self._stage_pods.get(key, ())
-                if (pod.get("status") or {}).get("phase") == "Running"
-            ]
-            await asyncio.gather(*(self._read_progress(key, pod, budget) for key, pod in running))
-            await asyncio.sleep(self.settings.progress_interval * max(1.0, len(running) / 100))
-
-    async def _read_progress(self, key: Key, pod: Body, budget: asyncio.Semaphore) -> None:
-        meta = pod["metadata"]
-        job = (meta.get("labels") or {}).get(labels.JOB_NAME, "")
-        try:
-            async with budget:
-                tail = await self.kube.log_tail(key[0], meta["name"], CONTAINER, TAIL_LINES, LIMIT_BYTES)
-        except (ApiError, aiohttp.ClientError, OSError) as error:
-            logger.debug("%s/%s: no progress from %s: %s", *key, meta["name"], error)
-            return
-        progress = last_progress(tail)
-        if progress is not None and self._progress.get(key, {}).get(job) != progress:
-            self._progress[key] = {job: progress}
-            self.queue.add(key)
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("The task %s failed.", task.get_name(), exc_info=error)
 
 
-def slim(body: Mapping[str, Any]) -> Body:
-    """What the operator reads of an object; the rest would only cost memory, thousands of times."""
-    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    found = {**body, "metadata": meta}
-    if "template" in (body.get("spec") or {}):
-        found["spec"] = {name: value for name, value in body["spec"].items() if name != "template"}
-    elif "containers" in (body.get("spec") or {}):
-        found["spec"] = {}
-    return found
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Body:
-    """The JSON merge patch (RFC 7396) that turns `before` into `after`."""
-    patch: Body = {name: None for name in before if name not in after}
-    for name, value in after.items():
-        old = before.get(name)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            inner = merge_patch(old, value)
-            if inner:
-                patch[name] = inner
-        elif name not in before or old != value:
-            patch[name] = value
-    return patch
+def _items(index: Index) -> list[tuple[Key, Body]]:
+    return [(key, item) for key in list(index) for item in index.get(key, ())]
 
 
 def _stage_of(action: Create | Stop) -> str:

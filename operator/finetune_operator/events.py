@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune_api.status import Phase, StageState, StageStatus, Status
+from finetune_operator.reconcile import LIGHT
 
 
 @dataclass(frozen=True)
 class Event:
-    """What `kubectl describe` shows of a change."""
+    """What `kubectl describe` shows of a change; `stage` is empty where it is the whole run's."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    stage: str = ""
 
 
 def events(before: Status, after: Status) -> list[Event]:
-    """One event for each stage whose state changed, and one for the run's end."""
+    """One event for each stage whose state changed, and one for the run's end, which is publish's as well."""
     known = {stage.name: stage for stage in before.stages}
-    found = [event for stage in after.stages for event in _stage_events(known.get(stage.name), stage)]
+    found = [
+        replace(event, stage=stage.name)
+        for stage in after.stages
+        for event in _stage_events(known.get(stage.name), stage)
+    ]
     if after.phase != before.phase or after.observed_generation != before.observed_generation:
         found += _run_events(before, after)
     return found
@@ -35,9 +41,10 @@ def _stage_events(before: StageStatus | None, after: StageStatus) -> list[Event]
     if after.state == state:
         return found
     match after.state:
-        case StageState.RUNNING:
+        # What takes a few seconds: that it has begun is no news by the time it is read.
+        case StageState.RUNNING if after.type not in LIGHT:
             found.append(Event("Normal", "StageStarted", f"{after.name} runs as Job {after.job}."))
-        case StageState.SUCCEEDED:
+        case StageState.SUCCEEDED if after.type != "Publish":
             found.append(Event("Normal", "StageSucceeded", f"{after.name} succeeded."))
         case StageState.REUSED:
             found.append(Event("Normal", "StageReused", f"{after.name}: {after.message or 'its result is kept'}"))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from kubernetes.aio import client, config
 
@@ -27,6 +28,11 @@ PATHS = {
     "FinetunePolicy": f"/apis/{API_VERSION}/{POLICY_PLURAL}",
     "FinetuneJob": f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
+
+NAMESPACE_PART = "/namespaces/{namespace}"
+# Objects per answer of a list.
+CHUNK = 500
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 
 class ApiError(Exception):
@@ -108,22 +114,45 @@ class Kube:
         path = f"{PATHS['Event'].format(namespace=namespace)}/{name}"
         return await self._json("PATCH", path, changes, content_type="application/merge-patch+json")
 
+    async def versions(self, kind: str, namespace: str, selector: str) -> dict[str, int]:
+        """The resourceVersion of every object of `kind`, by uid; `namespace` empty: of all.
+
+        Metadata only, in chunks.
+        """
+        # Without a namespace the address has no part for it.
+        path = PATHS[kind].format(namespace=namespace) if namespace else PATHS[kind].replace(NAMESPACE_PART, "")
+        found: dict[str, int] = {}
+        follow = ""
+        while True:
+            query = urlencode({"limit": CHUNK, "labelSelector": selector, "continue": follow})
+            answer = await self._json("GET", f"{path}?{query}", accept=METADATA)
+            for item in answer.get("items") or ():
+                found[item["metadata"]["uid"]] = int(item["metadata"]["resourceVersion"])
+            follow = (answer.get("metadata") or {}).get("continue") or ""
+            if not follow:
+                return found
+
     async def log_tail(self, namespace: str, pod: str, container: str, lines: int, limit: int) -> str:
         """The last lines of a container's log."""
         query = f"container={container}&tailLines={lines}&limitBytes={limit}"
         path = f"{PATHS['Pod'].format(namespace=namespace)}/{pod}/log?{query}"
-        return (await self._request("GET", path)).decode(errors="replace")
+        return (await self._request("GET", path, None, None, "*/*")).decode(errors="replace")
 
-    async def _json(self, method: str, path: str, body: Body | None = None, content_type: str | None = None) -> Body:
-        found = json.loads(await self._request(method, path, body, content_type))
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        content_type: str | None = None,
+        accept: str = "application/json",
+    ) -> Body:
+        found = json.loads(await self._request(method, path, body, content_type, accept))
         if not isinstance(found, dict):
             raise ApiError(502, "BadResponse", f"{method} {path} answered no object")
         return found
 
-    async def _request(
-        self, method: str, path: str, body: Body | None = None, content_type: str | None = None
-    ) -> bytes:
-        headers = {"Accept": "*/*" if "/log?" in path else "application/json"}
+    async def _request(self, method: str, path: str, body: Body | None, content_type: str | None, accept: str) -> bytes:
+        headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
         method, url, headers, content, _ = await self.api.param_serialize(
@@ -131,7 +160,7 @@ class Kube:
         )
         response = await self.api.call_api(method, url, headers, content, _request_timeout=self._timeout)
         data: bytes = await response.read()
-        self._count(method, response.status)
+        self._count("LIST" if accept == METADATA else method, response.status)
         if not 200 <= response.status < 300:
             raise _error(response.status, data)
         return data

@@ -13,18 +13,19 @@ import uuid
 from collections.abc import Callable
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, ApiException
+from kubernetes.aio.client import ApiClient, ApiException, V1Lease, V1ObjectMeta
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
+from finetune_operator.settings import Settings
+
 logger = logging.getLogger(__name__)
 
-# A standby takes over at most LEASE + RETRY seconds after the leader's last renewal.
-LEASE_SECONDS = 15
-RENEW_DEADLINE_SECONDS = 10
-RETRY_SECONDS = 2
+# Of the lease's seconds: how long its holder tries to renew it, and how often anybody asks. A standby takes over at
+# most the lease and one such pause after the last renewal.
+RENEW_SHARE, RETRY_SHARE = 2 / 3, 2 / 15
 
 
 class _PatientLock(LeaseLock):
@@ -38,6 +39,16 @@ class _PatientLock(LeaseLock):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return False, ApiException(status=0, reason=str(error))
 
+    async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        # Not the library's own, which passes an argument that its own types refuse.
+        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        try:
+            await self.api_instance.create_namespaced_lease(namespace, body)
+        except (ApiException, aiohttp.ClientError, OSError) as error:
+            logger.warning("The lease could not be made: %s", error)
+            return False
+        return True
+
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         try:
             return bool(await super().update(name, namespace, updated_record))
@@ -46,10 +57,9 @@ class _PatientLock(LeaseLock):
             return False
 
 
-async def lead(
-    api: ApiClient, name: str, namespace: str, started: Callable[[], None], lost: Callable[[], None]
-) -> None:
+async def lead(api: ApiClient, settings: Settings, started: Callable[[], None], lost: Callable[[], None]) -> None:
     """Wait to become the leader, call `started`, and call `lost` should leadership end."""
+    name, namespace, seconds = settings.lease, settings.namespace, settings.lease_seconds
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     async def on_started() -> None:
@@ -61,7 +71,6 @@ async def lead(
         lost()
 
     lock = _PatientLock(name, namespace, identity, api)
-    election = LeaderElection(
-        Config(lock, LEASE_SECONDS, RENEW_DEADLINE_SECONDS, RETRY_SECONDS, on_started, on_stopped)
-    )
+    deadline, pause = seconds * RENEW_SHARE, max(1.0, seconds * RETRY_SHARE)
+    election = LeaderElection(Config(lock, seconds, deadline, pause, on_started, on_stopped))
     await election.run()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api.status import StageState, StageStatus, Status
@@ -21,6 +24,7 @@ class Metrics:
 
     def __init__(self, queue_depth: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
+        self._namespaces: _Namespaces | None = None
         self.stage_seconds = Histogram(
             "finetune_stage_duration_seconds",
             "From a stage's first attempt to its end.",
@@ -28,8 +32,18 @@ class Metrics:
             buckets=_STAGE_SECONDS,
             registry=self.registry,
         )
+        self.wait_seconds = Histogram(
+            "finetune_stage_wait_seconds",
+            "From an attempt's Job to its running pod: in a queue, for a node, for an image.",
+            ["type"],
+            buckets=_STAGE_SECONDS,
+            registry=self.registry,
+        )
         self.attempts = Counter(
-            "finetune_stage_retries_total", "Attempts made again, by cause.", ["reason"], registry=self.registry
+            "finetune_stage_attempts_total",
+            "Attempts that ended, by how: Succeeded, or the reason of their failure.",
+            ["reason"],
+            registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
             "finetune_reconcile_duration_seconds", "One look at one job.", registry=self.registry
@@ -49,37 +63,63 @@ class Metrics:
 
     def watch_jobs(self, phases: Callable[[], Iterable[tuple[str, str]]]) -> None:
         """Count jobs by namespace and phase at each scrape; `phases` gives both for every job."""
-        self.registry.register(_Jobs(phases))
+        self._namespaces = _Namespaces(phases)
+        self.registry.register(self._namespaces)
+
+    def gpus_held(self, namespace: str, gpus: float, seconds: float) -> None:
+        """Running pods of `namespace` held `gpus` GPUs for `seconds`."""
+        if gpus and self._namespaces:
+            self._namespaces.gpu_seconds[namespace] += gpus * seconds
 
     def serve(self, port: int) -> None:
         """Answer scrapes on `port`, in a thread of its own."""
         start_http_server(port, registry=self.registry)
 
-    def status_changed(self, before: Status, after: Status) -> None:
-        """Count what a change of status tells of."""
+    def status_changed(self, before: Status, after: Status, created: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Count what a change of status tells of. `created`: when each Job was made, by its name."""
         known = {stage.name: stage for stage in before.stages}
         for stage in after.stages:
             earlier = known.get(stage.name)
-            same = earlier is not None and earlier.key == stage.key
-            if earlier and same and stage.attempts + stage.retries > earlier.attempts + earlier.retries:
+            if earlier and earlier.key != stage.key:
+                earlier = None
+            if earlier and stage.attempts + stage.retries > earlier.attempts + earlier.retries:
                 self.attempts.labels(stage.reason or "Unknown").inc()
-            if stage.state in _ENDED and not (earlier and same and earlier.state == stage.state):
+            began = earlier is None or earlier.state != stage.state or earlier.job != stage.job
+            if stage.state == StageState.RUNNING and began:
+                self._waited(stage, created.get(stage.job or ""))
+            if stage.state in _ENDED and not (earlier and earlier.state == stage.state):
                 self._ended(stage)
 
+    def _waited(self, stage: StageStatus, created: str | None) -> None:
+        since = parse_time(created)
+        if since:
+            self.wait_seconds.labels(stage.type).observe(max(0.0, (datetime.now(UTC) - since).total_seconds()))
+
     def _ended(self, stage: StageStatus) -> None:
+        succeeded = stage.state == StageState.SUCCEEDED
+        self.attempts.labels("Succeeded" if succeeded else stage.reason or "Unknown").inc()
         started, finished = parse_time(stage.started_at), parse_time(stage.finished_at)
         if started and finished:
             self.stage_seconds.labels(stage.type, stage.state.value).observe((finished - started).total_seconds())
 
 
-class _Jobs(Collector):
+class _Namespaces(Collector):
+    """What is told by namespace: of those that have jobs, so that a namespace's series go with its last job."""
+
     def __init__(self, phases: Callable[[], Iterable[tuple[str, str]]]) -> None:
         self._phases = phases
+        self.gpu_seconds: defaultdict[str, float] = defaultdict(float)
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(
-            "finetune_jobs", "FinetuneJobs by namespace and phase.", labels=["namespace", "phase"]
+        jobs = GaugeMetricFamily("finetune_jobs", "FinetuneJobs by namespace and phase.", labels=["namespace", "phase"])
+        gpus = CounterMetricFamily(
+            "finetune_gpu_seconds", "GPUs times seconds that running stages held them.", labels=["namespace"]
         )
-        for (namespace, phase), number in Count(self._phases()).items():
-            family.add_metric([namespace, phase], number)
-        yield family
+        counted = Count(self._phases())
+        for (namespace, phase), number in counted.items():
+            jobs.add_metric([namespace, phase], number)
+        for namespace in self.gpu_seconds.keys() - {namespace for namespace, _ in counted}:
+            del self.gpu_seconds[namespace]
+        for namespace, seconds in self.gpu_seconds.items():
+            gpus.add_metric([namespace], seconds)
+        yield from (jobs, gpus)

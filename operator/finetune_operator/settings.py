@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from finetune_operator.logs import FORMATS
+
 PREFIX = "FINETUNE_"
+MIN_LEASE_SECONDS = 3
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,10 @@ class Settings:
 
     Durations are seconds. `namespaces` empty means all of them; `namespace` is the operator's own, in which no job
     runs. Ports of 0 are not opened. `lease` is the name of the Lease, in that namespace, which one of several
-    replicas holds; empty means that there is but one. `allowed_hosts` are storage hosts that jobs may use although they
-    are loopback or link-local addresses: those of a local cluster.
+    replicas holds; empty means that there is but one. `log_format` is text or json. After `stuck_seconds` of one piece
+    of work, or of a watch that shows nothing new, the liveness probe fails; every `resync_seconds` lists are compared
+    with what the watches showed. `allowed_hosts` are storage hosts that jobs may use although they are loopback or
+    link-local addresses: those of a local cluster. Raises ValueError for what cannot work.
     """
 
     trainer_image: str = "finetune-trainer:latest"
@@ -32,12 +37,23 @@ class Settings:
     liveness_port: int = 0
     metrics_port: int = 0
     lease: str = ""
+    lease_seconds: int = 15
+    log_format: str = "text"
+    stuck_seconds: float = 300.0
+    resync_seconds: float = 300.0
     default_cpu: str = "1"
     default_memory: str = "4Gi"
     light_cpu: str = "250m"
     light_memory: str = "1Gi"
     scratch_size: str = "64Gi"
     termination_grace: int = 60
+
+    def __post_init__(self) -> None:
+        if self.log_format not in FORMATS:
+            raise ValueError(f"{PREFIX}LOG_FORMAT={self.log_format!r}: no log format; write {' or '.join(FORMATS)}")
+        if self.lease_seconds < MIN_LEASE_SECONDS:
+            remedy = f"too short to be renewed in; give it {MIN_LEASE_SECONDS} or more"
+            raise ValueError(f"{PREFIX}LEASE_SECONDS={self.lease_seconds}: {remedy}")
 
     @property
     def image_for_light_stages(self) -> str:

@@ -18,6 +18,10 @@
 - {name: FINETUNE_LIGHT_MEMORY, value: {{ .Values.trainer.lightResources.memory | quote }}}
 - {name: FINETUNE_SCRATCH_SIZE, value: {{ .Values.trainer.scratchSize | quote }}}
 - {name: FINETUNE_TERMINATION_GRACE, value: {{ .Values.trainer.terminationGraceSeconds | quote }}}
+- {name: FINETUNE_LOG_FORMAT, value: {{ .Values.operator.logFormat | quote }}}
+- {name: FINETUNE_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
+- {name: FINETUNE_STUCK_SECONDS, value: {{ .Values.operator.stuckSeconds | quote }}}
+- {name: FINETUNE_RESYNC_SECONDS, value: {{ .Values.operator.resyncSeconds | quote }}}
 - {name: FINETUNE_WORKERS, value: {{ .Values.operator.workers | quote }}}
 - {name: FINETUNE_REQUEST_TIMEOUT, value: {{ .Values.operator.requestTimeout | quote }}}
 - {name: FINETUNE_PROGRESS_INTERVAL, value: {{ .Values.operator.progressInterval | quote }}}

@@ -42,6 +42,8 @@ def test_the_defaults_set_what_the_operator_would_have_chosen() -> None:
         liveness_port=8080,
         metrics_port=9090,
         lease=NAME,
+        # For people where it runs by hand, for machines in a cluster.
+        log_format="json",
     )
     assert settings == expected
 
@@ -66,6 +68,10 @@ def test_every_setting_can_be_set() -> None:
             "progressInFlight": 9,
             "retryBackoff": 1,
             "retryBackoffLimit": 20,
+            "logFormat": "text",
+            "leaseSeconds": 9,
+            "stuckSeconds": 60,
+            "resyncSeconds": 30,
             "allowedHosts": ["127.0.0.1", "169.254.20.10"],
         },
     }
@@ -84,6 +90,10 @@ def test_every_setting_can_be_set() -> None:
         liveness_port=8000,
         metrics_port=8001,
         lease=NAME,
+        lease_seconds=9,
+        log_format="text",
+        stuck_seconds=60.0,
+        resync_seconds=30.0,
         default_cpu="2",
         default_memory="5Gi",
         light_cpu="300m",
@@ -127,8 +137,8 @@ def test_the_pods_are_two_spread_softly_and_probed() -> None:
     container = pod["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"liveness": 8080, "metrics": 9090}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "liveness"}
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "liveness"}
     assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
 
 

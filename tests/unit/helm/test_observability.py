@@ -29,7 +29,10 @@ def series() -> dict[str, set[str]]:
     times = {"started_at": "2026-11-23T20:00:00Z", "finished_at": "2026-11-23T20:01:00Z"}
     running = StageStatus(name="lora", type="LoRA", state=StageState.RUNNING, key="k", attempts=1, **times)
     ended = running.model_copy(update={"state": StageState.SUCCEEDED, "attempts": 2})
+    begun = running.model_copy(update={"job": "lora-1"})
+    metrics.status_changed(Status(), Status(stages=[begun]), {"lora-1": "2026-11-23T20:00:00Z"})
     metrics.status_changed(Status(stages=[running]), Status(stages=[ended]))
+    metrics.gpus_held("team", 2.0, 10.0)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
         for sample in family.samples:

@@ -132,14 +132,15 @@ async def everything(kube: Kube) -> None:
     await kube.patch_status("n", "x", {}, "1")
     await kube.patch_event("n", "x", {})
     await kube.log_tail("n", "x", "c", 1, 1)
+    for kind in ("FinetuneJob", "Job", "Pod"):
+        await kube.versions(kind, "n", "")
 
 
 async def test_the_calls_of_kube_and_the_watches_of_kopf_are_what_is_declared() -> None:
     recorder = Recorder()
     calls = {name for name in vars(Kube) if not name.startswith("_")} - {"connect", "close"}
-    assert calls == {"create", "get", "probe", "delete_job", "patch_status", "patch_event", "log_tail"}, (
-        "cover it in everything()"
-    )
+    covered = {"create", "get", "probe", "delete_job", "patch_status", "patch_event", "log_tail", "versions"}
+    assert calls == covered, "cover it in everything()"
     await everything(Kube(recorder, 1.0, lambda verb, code: None))  # type: ignore[arg-type]  # as much as Kube uses
     asked = {grant_of(method, url) for method, url in recorder.asked}
     reached = {grant_of(method, url)[1].split("/")[0] for method, url in recorder.asked}

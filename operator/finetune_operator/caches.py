@@ -1,0 +1,98 @@
+"""What the operator remembers of the cluster: less than the API server sent, and no older than its own writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+from finetune_api.quantity import amount
+
+Body = dict[str, Any]
+Key = tuple[str, str]
+# nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe: one each.
+_GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
+
+
+def slim(body: Mapping[str, Any]) -> Body:
+    """What the operator reads of an object; the rest would only cost memory, thousands of times.
+
+    Of a Job's spec that is all but the template, of a pod's the number of its GPUs.
+    """
+    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    found = {**body, "metadata": meta}
+    spec = body.get("spec") or {}
+    if "template" in spec:
+        found["spec"] = {name: value for name, value in spec.items() if name != "template"}
+    elif "containers" in spec:
+        found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"])}
+    return found
+
+
+def _gpus(container: Mapping[str, Any]) -> float:
+    """The GPUs of a container, whoever made them: what its limits name beyond CPUs, memory and the like."""
+    limits = (container.get("resources") or {}).get("limits") or {}
+    try:
+        return float(sum(amount(value) for name, value in limits.items() if _GPU.search(name)))
+    except ValueError:
+        return 0.0
+
+
+class Echoes:
+    """What this process wrote and the watches have not shown yet.
+
+    A decision that rests on the state before a write would be made twice, and its own write be refused.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, Body] = {}
+
+    def wrote(self, key: Key, body: Body) -> None:
+        """A write of the FinetuneJob `key` was answered with `body`."""
+        self._jobs[key] = slim(body)
+
+    def newest(self, key: Key, shown: Body | None) -> Body | None:
+        """The newer of what the watch shows and what was written; None where the watch shows that it is gone."""
+        written = self._jobs.get(key)
+        if written is None or shown is None or _is_newer(shown, written):
+            self._jobs.pop(key, None)
+            return shown
+        return written
+
+    def heard(self, key: Key, body: Mapping[str, Any]) -> None:
+        """The watch has shown `key` as `body`."""
+        written = self._jobs.get(key)
+        if written is not None and _is_newer(body, written):
+            del self._jobs[key]
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        self._jobs.pop(key, None)
+
+
+def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
+    """Whether `shown` is `written` or younger; another object of the same name always is."""
+    ours, theirs = written["metadata"], shown["metadata"]
+    if ours.get("uid") != theirs.get("uid"):
+        return True
+    try:
+        return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
+    except (KeyError, ValueError):
+        return True
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing to compare."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""

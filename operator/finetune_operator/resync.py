@@ -1,0 +1,113 @@
+"""A look past the watches: what they have missed.
+
+kopf's watches go on where they stopped. Where the server has forgotten that place they list anew, and an object that
+went meanwhile is never said to be gone; a stream may also die without a word. So every object's version is listed
+now and then, metadata only, and compared with what the caches hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from finetune_operator.caches import Body, Key
+from finetune_operator.kube import ApiError, Kube
+
+logger = logging.getLogger(__name__)
+
+FIRST_SECONDS = 0.2
+# Until the next look while a watch owes something that a list has shown.
+DOUBT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One kind of object as the watches show it. `items` gives each with the FinetuneJob that it is of."""
+
+    kind: str
+    selector: str
+    items: Callable[[], Iterable[tuple[Key, Body]]]
+
+    def versions(self) -> dict[str, tuple[Key, int]]:
+        """By uid: the FinetuneJob, and the version that is held."""
+        found: dict[str, tuple[Key, int]] = {}
+        for key, item in self.items():
+            found[item["metadata"]["uid"]] = (key, _number(item["metadata"]))
+        return found
+
+
+class Resync:
+    """Compares `caches` with lists of `namespaces` (empty: all). `changed` is told of jobs that lost an object."""
+
+    def __init__(
+        self, caches: Iterable[Cache], namespaces: Iterable[str], changed: Callable[[Key], None], seconds: float
+    ) -> None:
+        self._caches, self._namespaces = list(caches), list(namespaces) or [""]
+        self._changed, self._seconds = changed, seconds
+        # By kind and uid: since when the watch owes it. What is deleted meanwhile is owed by nobody, so that one look
+        # is not enough: `_confirmed` was owed at two.
+        self._owed: dict[str, dict[str, float]] = {}
+        self._confirmed: dict[str, float] = {}
+        self._ghosts: dict[str, set[str]] = {}
+        self.synced = False
+
+    def is_ghost(self, item: Mapping[str, Any]) -> bool:
+        """Whether `item` is gone, though a watch still shows it."""
+        return any(item["metadata"].get("uid") in uids for uids in self._ghosts.values())
+
+    def overdue(self) -> float:
+        """Seconds for which a watch has owed what lists have shown; 0 where none does."""
+        return max((time.monotonic() - since for since in self._confirmed.values()), default=0.0)
+
+    async def run(self, kube: Kube) -> None:
+        """Compare until the caches are full once, then now and then, until cancelled."""
+        while True:
+            for cache in self._caches:
+                try:
+                    await self._compare(kube, cache)
+                except (ApiError, aiohttp.ClientError, OSError, ValueError, KeyError) as error:
+                    # Without an answer nothing is known; that the server is away is no fault of the watches.
+                    logger.debug("%s could not be listed: %s", cache.kind, error)
+                    break
+            else:
+                self.synced = self.synced or not any(self._owed.values())
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        if not self.synced:
+            return FIRST_SECONDS
+        return min(self._seconds, DOUBT_SECONDS) if any(self._owed.values()) else self._seconds
+
+    async def _compare(self, kube: Kube, cache: Cache) -> None:
+        before = cache.versions()
+        listed: dict[str, int] = {}
+        for namespace in self._namespaces:
+            listed |= await kube.versions(cache.kind, namespace, cache.selector)
+        gone = before.keys() - listed.keys()
+        for uid in gone - self._ghosts.get(cache.kind, set()):
+            self._changed(before[uid][0])
+        self._ghosts[cache.kind] = set(gone)
+        self._note_owed(cache, listed)
+
+    def _note_owed(self, cache: Cache, listed: Mapping[str, int]) -> None:
+        held, before = cache.versions(), self._owed.get(cache.kind, {})
+        behind = [uid for uid, version in listed.items() if uid not in held or held[uid][1] < version]
+        owed = {uid: before.get(uid, time.monotonic()) for uid in behind}
+        confirmed = [since for uid, since in owed.items() if uid in before]
+        self._owed[cache.kind] = owed
+        if confirmed:
+            self._confirmed[cache.kind] = min(confirmed)
+        else:
+            self._confirmed.pop(cache.kind, None)
+
+
+def _number(meta: Mapping[str, Any]) -> int:
+    """The version as a number, which it is in every Kubernetes API server; else none is ever behind."""
+    text = str(meta.get("resourceVersion", ""))
+    return int(text) if text.isascii() and text.isdigit() else 2**63

@@ -1,0 +1,275 @@
+"""The shell around odd objects: each poison job is told of or mended, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from finetune_api.status import Status
+from finetune_operator import controller as shell
+from finetune_operator import labels
+from finetune_operator.controller import Controller
+from finetune_operator.kube import ApiError
+from finetune_operator.reporting import merge_patch, shortened
+from finetune_operator.settings import Settings
+
+from ..api.specs import job_spec
+from .world import SETTINGS, World
+
+Body = dict[str, Any]
+KEY = ("team", "phi3")
+
+
+class FakeKube:
+    """The API server behind a controller: it stores what it is given, and refuses what `refuse` says."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.objects: dict[tuple[str, str], Body] = {}
+        self.refuse: list[ApiError] = []
+        self.patches: list[Body] = []
+        self.events: list[Body] = []
+
+    async def create(self, manifest: Body) -> Body:
+        if manifest["kind"] == "Event":
+            self.events.append(manifest)
+            return manifest
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        if place in self.objects:
+            raise ApiError(409, "AlreadyExists", "it is there")
+        made = copy.deepcopy(manifest)
+        made["metadata"] |= {"uid": f"uid-{place[1]}", "creationTimestamp": "2026-11-23T20:00:00Z"}
+        self.objects[place] = made
+        return made
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        del namespace
+        return self.objects.get((kind, name))
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        del namespace, uid
+        self.objects.pop(("Job", name), None)
+
+    async def patch_status(self, namespace: str, name: str, status: Body, version: str) -> Body:
+        del namespace, name, version
+        if self.refuse:
+            raise self.refuse.pop(0)
+        self.patches.append(status)
+        self.world.status = merged(self.world.status, status)
+        return self.world.body()
+
+
+def merged(before: Body, patch: Body) -> Body:
+    result = dict(before)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(before.get(name, {}), value) if isinstance(value, dict) else value
+    return result
+
+
+class Scene:
+    """A controller on a fake API server, with one job that the watch shows."""
+
+    def __init__(self, **metadata: Any) -> None:
+        self.world = World(job_spec())
+        self.world.annotations = metadata
+        self.kube = FakeKube(self.world)
+        self.controller = Controller(SETTINGS, asyncio.Event())
+        self.controller.kube = self.kube  # type: ignore[assignment]  # as much as it uses
+
+    async def look(self, *, jobs: bool = True) -> float | None:
+        """One piece of work, with the watches up to date; without `jobs` that of the Jobs is deaf."""
+        self.controller._finetune_jobs = {KEY: [self.world.body()]}
+        known = [item for (kind, _), item in self.kube.objects.items() if kind == "Job"]
+        self.controller._stage_jobs = {KEY: known if jobs else []}
+        return await self.controller.work(KEY)
+
+    @property
+    def status(self) -> Status:
+        return Status.model_validate(self.world.status)
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        found = next(item for item in self.status.conditions if item.type == kind)
+        return found.status, found.reason, found.message
+
+    def jobs(self) -> list[str]:
+        return [name for kind, name in self.kube.objects if kind == "Job"]
+
+
+async def test_what_the_operator_fails_at_is_said_on_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    await scene.look()
+    monkeypatch.setattr(shell, "reconcile", lambda *_: {}["<b>odd</b>"])
+    with pytest.raises(KeyError):
+        await scene.look()
+    state, reason, message = scene.condition("Succeeded")
+    assert (state, reason) == ("Unknown", "InternalError")
+    assert "KeyError" in message
+    assert "<" not in message
+    assert scene.status.stages[0].job in scene.jobs(), "what was known is kept"
+    writes = len(scene.kube.patches)
+    with pytest.raises(KeyError):
+        await scene.look()
+    assert len(scene.kube.patches) == writes, "it is said once"
+    monkeypatch.undo()
+    await scene.look()
+    assert scene.condition("Succeeded")[1] != "InternalError"
+
+
+@pytest.mark.parametrize("text", ["x" * 250_000, json.dumps({"spec": {"a": 1}}), "[" * 100_000, "null", "[]"])
+async def test_annotations_near_their_limit_are_read_and_not_repeated(text: str) -> None:
+    scene = Scene(**{"kubectl.kubernetes.io/last-applied-configuration": text})
+    await scene.look()
+    assert all(len(json.dumps(patch)) < 20_000 for patch in scene.kube.patches)
+    assert all(len(json.dumps(item)) < 50_000 for item in scene.kube.objects.values())
+    assert scene.condition("SpecValid")[0] == ("False" if '"a"' in text else "True")
+
+
+async def test_a_status_that_is_too_large_is_said_in_fewer_words() -> None:
+    scene = Scene()
+    scene.kube.refuse = [ApiError(413, "RequestEntityTooLarge", "limit is 3145728")]
+    await scene.look()
+    assert len(scene.kube.patches) == 1
+    assert scene.status.stages[0].job in scene.jobs()
+    assert "annotations" in (scene.status.message or "")
+
+
+def test_a_shortened_status_keeps_what_the_course_rests_on() -> None:
+    stage = {"name": "lora", "state": "Succeeded", "key": "k", "digest": "d", "job": "j"}
+    long = {**stage, "message": "m" * 900, "metrics": {"loss": 1.0}, "progress": {"step": 1}}
+    found = shortened({"stages": [long], "progress": "1/5", "message": "m" * 4000, "plan": {"name": "p"}})
+    assert found["plan"] == {"name": "p"}
+    assert found["stages"] == [{**stage, "message": found["message"]}]
+    assert "progress" not in found
+
+
+async def test_another_refusal_is_not_hidden() -> None:
+    scene = Scene()
+    scene.kube.refuse = [ApiError(422, "Invalid", "status.phase: unsupported")]
+    with pytest.raises(ApiError, match="unsupported"):
+        await scene.look()
+
+
+async def test_a_job_whose_labels_were_taken_is_looked_at_again_without_an_event() -> None:
+    scene = Scene()
+    assert await scene.look() is None
+    scene.controller._created.clear()
+    (name,) = scene.jobs()
+    assert await scene.look(jobs=False) == shell.WATCH_LAG
+    assert scene.jobs() == [name], "it is there, so that it is not made again"
+
+
+async def test_a_job_deleted_by_hand_is_made_again() -> None:
+    scene = Scene()
+    await scene.look()
+    scene.controller._created.clear()
+    (first,) = scene.jobs()
+    del scene.kube.objects["Job", first]
+    await scene.look()
+    (second,) = scene.jobs()
+    assert second != first
+    assert (scene.status.stages[0].attempts, scene.status.stages[0].retries) == (1, 1)
+
+
+async def test_a_job_whose_identity_was_edited_away_is_replaced() -> None:
+    scene = Scene()
+    await scene.look()
+    scene.controller._created.clear()
+    (first,) = scene.jobs()
+    scene.kube.objects["Job", first]["metadata"]["labels"][labels.IDENTITY] = "another"
+    await scene.look()
+    (second,) = scene.jobs()
+    assert second != first
+
+
+async def test_a_foreign_job_of_that_name_is_left_alone_and_told_of() -> None:
+    scene = Scene()
+    await scene.look()
+    (name,) = scene.jobs()
+    foreign = {"metadata": {"name": name, "uid": "f", "ownerReferences": []}, "kind": "Job"}
+    fresh = Scene()
+    fresh.kube.objects["Job", name] = foreign
+    assert await fresh.look(jobs=False) == shell.CREATE_AGAIN_AFTER
+    assert fresh.kube.objects["Job", name] is foreign
+    assert "is not this job's" in fresh.condition("Succeeded")[2]
+
+
+def prepared(scene: Scene) -> None:
+    """Let prepare end well, as the world's trainer does."""
+    (name,) = scene.jobs()
+    world, job = scene.world, scene.kube.objects["Job", name]
+    world.jobs[name] = job
+    world.run_pod(name)
+    world.complete(name)
+    scene.controller._stage_pods = {KEY: list(world.pods.values())}
+
+
+async def test_a_plan_that_cannot_be_read_is_told_of_by_name() -> None:
+    scene = Scene()
+    await scene.look()
+    prepared(scene)
+    await scene.look()
+    plan = next(name for kind, name in scene.kube.objects if kind == "ConfigMap")
+    for data in ({"plan.json": "{"}, {}, {"plan.json": "x" * 900_000}):
+        scene.kube.objects["ConfigMap", plan]["data"] = data
+        scene.controller._plans.clear()
+        await scene.look()
+        said = scene.condition("Succeeded")
+        assert said[1] == "CreateRefused"
+        assert plan in said[2]
+        assert "delete it" in said[2]
+    del scene.kube.objects["ConfigMap", plan]
+    await scene.look()
+    assert scene.kube.objects["ConfigMap", plan]["data"]
+    assert scene.condition("Succeeded")[1] != "CreateRefused"
+
+
+@pytest.mark.parametrize(
+    "garbage", [{"phase": 7}, {"stages": [{"name": "lora", "job": "../x"}]}, {"plan": {"name": "p"}}]
+)
+async def test_a_foreign_status_is_replaced(garbage: Body) -> None:
+    scene = Scene()
+    scene.world.status = garbage
+    await scene.look()
+    assert scene.status.stages[0].name == "prepare"
+    assert len(scene.jobs()) == 1
+
+
+async def test_a_job_that_fails_does_not_stop_the_others() -> None:
+    scene = Scene()
+    other = World(job_spec(), name="good")
+    broken = scene.world.body()
+    del broken["metadata"]["uid"]
+    scene.controller._finetune_jobs = {KEY: [broken], ("team", "good"): [other.body()]}
+    scene.controller.queue.start()
+    scene.controller.queue.add(KEY)
+    scene.controller.queue.add(("team", "good"))
+    async with asyncio.timeout(5):
+        while not scene.jobs():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await scene.controller.queue.stop()
+    assert scene.jobs()[0].startswith("good-")
+
+
+async def test_probes_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Controller(Settings(stuck_seconds=10), asyncio.Event())
+    assert [check() for check in (found._stuck, found._deaf, found._ended)] == ["", "", ""]
+    monkeypatch.setattr(found.queue, "longest", lambda: 11.0)
+    monkeypatch.setattr(found._resync, "overdue", lambda: 12.0)
+    found._spawn(asyncio.sleep(0), "meter")
+    await asyncio.sleep(0.01)
+    assert found._stuck() == "a worker has been at one job for 11 s"
+    assert found._deaf() == "a watch has shown nothing new for 12 s"
+    assert found._ended() == "the task meter has ended"
+
+
+def test_a_merge_patch_takes_away_what_is_not_wanted() -> None:
+    before = {"a": 1, "b": {"c": 1, "d": 2}, "e": [1]}
+    after = {"b": {"c": 1, "d": 3}, "e": [1], "f": None}
+    assert merged(before, merge_patch(before, after)) == {"b": {"c": 1, "d": 3}, "e": [1]}

@@ -1,0 +1,117 @@
+"""What a watch misses is found: objects that went unsaid, and a stream that died."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_operator import resync
+from finetune_operator.caches import Echoes, slim
+from finetune_operator.kube import ApiError
+from finetune_operator.resync import Cache, Resync
+
+KEY = ("team", "phi3")
+
+
+class Lists:
+    """An API server that answers with the versions that it is given."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, int] = {}
+        self.asked: list[tuple[str, str, str]] = []
+        self.away = False
+
+    async def versions(self, kind: str, namespace: str, selector: str) -> dict[str, int]:
+        self.asked.append((kind, namespace, selector))
+        if self.away:
+            raise ApiError(503, "Away", "gone fishing")
+        return dict(self.there)
+
+
+def item(uid: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "resourceVersion": str(version)}}
+
+
+class Scene:
+    """A cache that holds `held`, looked past by `look`."""
+
+    def __init__(self, *namespaces: str) -> None:
+        self.held: dict[str, dict[str, Any]] = {}
+        self.lists = Lists()
+        self.told: list[Any] = []
+        self.cache = Cache("Job", "a=b", lambda: [(KEY, found) for found in self.held.values()])
+        self.resync = Resync([self.cache], namespaces, self.told.append, 300.0)
+
+    async def look(self) -> None:
+        await self.resync._compare(self.lists, self.cache)  # type: ignore[arg-type]  # as much as it uses
+
+
+async def test_an_object_that_went_unsaid_is_a_ghost_until_the_watch_drops_it() -> None:
+    scene = Scene("a", "b")
+    scene.held = {"1": item("1", 5), "2": item("2", 6)}
+    scene.lists.there = {"2": 6}
+    await scene.look()
+    assert scene.lists.asked == [("Job", "a", "a=b"), ("Job", "b", "a=b")]
+    assert scene.told == [KEY]
+    assert scene.resync.is_ghost(scene.held["1"])
+    assert not scene.resync.is_ghost(scene.held["2"])
+    await scene.look()
+    assert scene.told == [KEY], "it is told once"
+    ghost = scene.held.pop("1")
+    await scene.look()
+    assert not scene.resync.is_ghost(ghost)
+
+
+async def test_a_watch_that_shows_nothing_new_is_noticed_at_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(resync.time, "monotonic", lambda: clock[0])
+    scene = Scene()
+    scene.held, scene.lists.there = {"1": item("1", 5)}, {"1": 6}
+    await scene.look()
+    assert scene.resync.overdue() == 0.0, "the watch may be a moment behind"
+    clock[0] = 130.0
+    await scene.look()
+    assert scene.resync.overdue() == 30.0
+    scene.held["1"] = item("1", 7)
+    await scene.look()
+    assert scene.resync.overdue() == 0.0
+
+
+async def test_what_is_deleted_between_list_and_look_is_owed_by_nobody() -> None:
+    scene = Scene()
+    scene.lists.there = {"1": 6}
+    await scene.look()
+    scene.lists.there = {}
+    await scene.look()
+    assert scene.resync.overdue() == 0.0
+
+
+def body(version: int, uid: str = "u") -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "resourceVersion": str(version)}, "status": {"version": version}}
+
+
+def test_a_write_counts_until_the_watch_shows_it() -> None:
+    echoes = Echoes()
+    assert echoes.newest(KEY, body(5)) == body(5)
+    echoes.wrote(KEY, body(7))
+    assert echoes.newest(KEY, body(5)) == body(7)
+    echoes.heard(KEY, body(6))
+    assert echoes.newest(KEY, body(6)) == body(7)
+    echoes.heard(KEY, body(8))
+    assert echoes.newest(KEY, body(6)) == body(6), "it was seen: the watch is right from now on"
+
+
+@pytest.mark.parametrize("shown", [None, body(3, uid="another")])
+def test_a_job_that_is_gone_or_another_one_is_not_brought_back_by_a_write(shown: dict[str, Any] | None) -> None:
+    echoes = Echoes()
+    echoes.wrote(KEY, body(7))
+    assert echoes.newest(KEY, shown) == shown
+
+
+def test_caches_keep_what_is_read_and_no_more() -> None:
+    limits = {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "4", "nvidia.com/mig-1g.5gb": 2, "example.com/gpus": 8}
+    pod = {"metadata": {"name": "p", "managedFields": [1]}, "spec": {"containers": [{"resources": {"limits": limits}}]}}
+    assert slim(pod) == {"metadata": {"name": "p"}, "spec": {"gpus": 6.0}}
+    job = {"metadata": {"name": "j"}, "spec": {"suspend": True, "template": {"spec": {}}}}
+    assert slim(job)["spec"] == {"suspend": True}
