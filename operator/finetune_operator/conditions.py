@@ -16,8 +16,8 @@ from finetune_api.status import (
     StageStatus,
     Status,
 )
-from finetune_operator.observe import plain
 from finetune_operator.times import rfc3339
+from finetune_operator.words import plain
 
 FINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
@@ -35,6 +35,8 @@ class RunState:
     pins: Pins | None = None
     plan: PlanRef | None = None
     stage: StageStatus | None = field(default=None)
+    # It waits for what a person should look at, and goes on by itself where it can.
+    stalled: bool = False
 
 
 def summarise(state: RunState, generation: int, previous: Status, now: datetime) -> Status:
@@ -66,6 +68,7 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
     phase = state.phase
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False"}.get(phase, "Unknown")
     at_work = phase in (Phase.PENDING, Phase.QUEUED, Phase.RUNNING)
+    stalled = phase == Phase.FAILED or state.stalled
     words: list[tuple[str, str, str, str]] = [
         ("Succeeded", succeeded, state.reason, state.message),
         (
@@ -74,7 +77,7 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
             "Valid" if state.spec_valid else "Invalid",
             "" if state.spec_valid else state.message,
         ),
-        ("Queued", _truth(phase == Phase.QUEUED), state.reason if phase == Phase.QUEUED else "NotQueued", ""),
+        _queued(state),
         (
             "Suspended",
             _truth(phase == Phase.SUSPENDED),
@@ -82,11 +85,17 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
             "",
         ),
         ("Ready", _truth(phase == Phase.SUCCEEDED), state.reason, state.message),
-        ("Reconciling", _truth(at_work), state.reason, ""),
-        ("Stalled", _truth(phase == Phase.FAILED), state.reason, state.message if phase == Phase.FAILED else ""),
+        ("Reconciling", _truth(at_work and not stalled), state.reason, ""),
+        ("Stalled", _truth(stalled), state.reason, state.message if stalled else ""),
     ]
     before = {condition.type: condition for condition in previous.conditions}
     return [_condition(*word, before.get(word[0]), generation, now) for word in words]
+
+
+def _queued(state: RunState) -> tuple[str, str, str, str]:
+    if state.phase == Phase.QUEUED:
+        return "Queued", "True", state.reason, state.message
+    return "Queued", "False", "NotQueued", ""
 
 
 def _condition(

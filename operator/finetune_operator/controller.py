@@ -19,6 +19,7 @@ import kopf
 from finetune_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, keys
 from finetune_api.status import StageProgress, StageState, Status
 from finetune_operator import labels
+from finetune_operator.actions import Create, Seen, Stop
 from finetune_operator.conditions import blocked
 from finetune_operator.events import Event, events
 from finetune_operator.kube import ApiError, Kube
@@ -28,7 +29,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
-from finetune_operator.reconcile import Create, Seen, Stop, reconcile
+from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
 from finetune_operator.view import JobView, read_job
@@ -329,7 +330,7 @@ def slim(body: Mapping[str, Any]) -> Body:
     if "template" in (body.get("spec") or {}):
         found["spec"] = {name: value for name, value in body["spec"].items() if name != "template"}
     elif "containers" in (body.get("spec") or {}):
-        found["spec"] = {}
+        found["spec"] = {"nodeName": body["spec"]["nodeName"]} if body["spec"].get("nodeName") else {}
     return found
 
 

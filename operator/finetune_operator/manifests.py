@@ -12,6 +12,7 @@ from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
 from finetune_operator import labels
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
+from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
 
@@ -86,38 +87,36 @@ class Work:
         return owner.name[:28]
 
 
-def stage_job(
-    owner: Owner,
-    work: Work,
-    document: StageDocument,
-    *,
-    number: int,
-    attempt: int,
-    spec: JobSpec,
-    grace: int,
-    scratch_size: str,
-) -> Manifest:
-    """The Job of one attempt: created once, never patched, without a TTL of its own.
+@dataclass(frozen=True)
+class Attempted:
+    """Which try of a stage a Job is: `number` counts all, `counted` those that count against maxAttempts."""
 
-    `number` counts all tries, `attempt` those that count against maxAttempts.
-    """
+    number: int
+    counted: int
+    excluded_nodes: tuple[str, ...] = ()
+
+
+def stage_job(
+    owner: Owner, work: Work, document: StageDocument, attempt: Attempted, spec: JobSpec, settings: Settings
+) -> Manifest:
+    """The Job of one attempt: created once, never patched, without a TTL of its own."""
     names = {
         labels.MANAGED_BY: labels.OPERATOR,
         labels.JOB: owner.name,
         labels.STAGE: work.stage,
         labels.GENERATION: str(owner.generation),
         labels.IDENTITY: work.identity(owner),
-        labels.TRY: str(number),
-        labels.ATTEMPT: str(attempt),
+        labels.TRY: str(attempt.number),
+        labels.ATTEMPT: str(attempt.counted),
     }
-    queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
+    pod_names, notes = names, {labels.KEY: work.key}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": work.job_name(owner, number),
+            "name": work.job_name(owner, attempt.number),
             "namespace": owner.namespace,
-            "labels": {**names, **queue},
+            "labels": {**names, **_queue_labels(work.pod, spec)},
             "annotations": {labels.KEY: work.key},
             "ownerReferences": [owner.reference()],
         },
@@ -127,12 +126,39 @@ def stage_job(
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": POD_FAILURE_POLICY,
+            # A queue's own controller lets it go: without one, a Job would slip past the quota that it was meant for.
+            **({"suspend": True} if spec.queue_name else {}),
             "template": {
-                "metadata": {"labels": names, "annotations": {labels.KEY: work.key}},
-                "spec": _pod_spec(work.pod, document, spec, grace, scratch_size),
+                "metadata": {"labels": pod_names, "annotations": {**notes, **_topology_notes(work.pod, spec)}},
+                "spec": {**_pod_spec(work.pod, document, spec, settings), **_affinity(attempt.excluded_nodes)},
             },
         },
     }
+
+
+def _queue_labels(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
+    """Kueue's labels of the Job; none where the job names no queue."""
+    if not spec.queue_name:
+        return {}
+    priority = {labels.PRIORITY_CLASS: pod.workload_priority_class} if pod.workload_priority_class else {}
+    return {labels.QUEUE: spec.queue_name, **priority}
+
+
+def _topology_notes(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
+    """Kueue's annotations of the pod template, by which it places the pods of one Job together."""
+    if not spec.queue_name or pod.topology is None:
+        return {}
+    wanted = {labels.REQUIRED_TOPOLOGY: pod.topology.required, labels.PREFERRED_TOPOLOGY: pod.topology.preferred}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _affinity(excluded_nodes: tuple[str, ...]) -> Manifest:
+    """The pod's affinity: away from nodes on which attempts failed for reasons of the node's."""
+    if not excluded_nodes:
+        return {}
+    elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(excluded_nodes)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
 
 
 # Evictions, preemptions and drains cost nothing; any other ending is the operator's to judge.
@@ -147,8 +173,8 @@ POD_FAILURE_POLICY: Manifest = {
 }
 
 
-def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: int, scratch_size: str) -> Manifest:
-    volumes, mounts = _volumes(document, spec, scratch_size, gpu=_asks_for_gpu(pod))
+def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings) -> Manifest:
+    volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod))
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
@@ -169,7 +195,7 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": settings.termination_grace,
         "securityContext": {
             "runAsNonRoot": True,
             "fsGroup": GROUP_ID,

@@ -17,13 +17,23 @@ from finetune_api.base import Digest, Model
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
 from finetune_api.stage import Pins, Prepared
-from finetune_api.system import Resources, Toleration
+from finetune_api.system import Resources, Toleration, Topology
 from finetune_operator.settings import Settings
 
 PLAN_KEY = "plan.json"
 GPU = "nvidia.com/gpu"
 # Fields that say how a run is conducted, not what it computes: editing them needs no new prepare.
-OPERATIONAL = frozenset({"suspend", "maxAttempts", "queueName", "managedBy"})
+OPERATIONAL = frozenset(
+    {
+        "suspend",
+        "maxAttempts",
+        "queueName",
+        "managedBy",
+        "activeDeadlineSeconds",
+        "maxQueueSeconds",
+        "ttlSecondsAfterFinished",
+    }
+)
 
 
 class PodSettings(Model):
@@ -36,6 +46,8 @@ class PodSettings(Model):
     priority_class_name: str | None = None
     service_account_name: str | None = None
     runtime_class_name: str | None = None
+    workload_priority_class: str | None = None
+    topology: Topology | None = None
 
 
 class PlannedStage(Model):
@@ -148,6 +160,8 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSett
         priority_class_name=system.priority_class_name,
         service_account_name=system.service_account_name,
         runtime_class_name=system.runtime_class_name,
+        workload_priority_class=system.workload_priority_class,
+        topology=system.topology,
     )
 
 

@@ -14,7 +14,8 @@ class Settings:
 
     Durations are seconds. `namespaces` empty means all of them; `namespace` is the operator's own, in which no job
     runs. Ports of 0 are not opened. `lease` is the name of the Lease, in that namespace, which one of several
-    replicas holds; empty means that there is but one.
+    replicas holds; empty means that there is but one. After `free_retries` endings from outside, which cost no attempt,
+    the next ones do. A node that is silent for `node_unreachable_after` is given up.
     """
 
     trainer_image: str = "finetune-trainer:latest"
@@ -25,6 +26,8 @@ class Settings:
     progress_in_flight: int = 4
     retry_backoff: float = 10.0
     retry_backoff_limit: float = 300.0
+    free_retries: int = 20
+    node_unreachable_after: float = 300.0
     workers: int = 8
     request_timeout: float = 30.0
     liveness_port: int = 0

@@ -33,10 +33,12 @@ from finetune_api.stage import (
 )
 from finetune_api.status import StageProgress
 from finetune_operator import labels
+from finetune_operator.actions import Create, Outcome, Seen, Stop
+from finetune_operator.kueue import Queues
 from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
-from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
+from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
 from finetune_operator.view import read_job
@@ -97,6 +99,8 @@ class World:
         self.lagging = False
         self.memory: dict[str, Body] = {}
         self.progress: dict[str, StageProgress] = {}
+        self.node = "node-1"
+        self.queues: Queues | None = None
         self._made = 0
 
     # --- the operator
@@ -129,7 +133,9 @@ class World:
         shown = {name: job for name, job in self.jobs.items() if name not in self.hidden}
         pods = [pod for name, pod in self.pods.items() if name not in self.hidden]
         self.memory = {name: job for name, job in self.memory.items() if name not in shown}
-        return Seen(attempts([*shown.values(), *self.memory.values()], pods, self.uid), self.progress, self.plan())
+        return Seen(
+            attempts([*shown.values(), *self.memory.values()], pods, self.uid), self.progress, self.plan(), self.queues
+        )
 
     def decide(self) -> Outcome:
         """One decision, not carried out."""
@@ -217,8 +223,21 @@ class World:
         return name
 
     def run_pod(self, job: str) -> None:
-        """The Job's pod starts."""
-        self._pod(job, {"phase": "Running", "containerStatuses": [{"name": CONTAINER, "state": {"running": {}}}]})
+        """The Job's pod starts, and the Job leaves its queue."""
+        self.jobs[job]["spec"].pop("suspend", None)
+        container = {"name": CONTAINER, "ready": True, "state": {"running": {"startedAt": rfc3339(self.now)}}}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(self.now)}
+        self._pod(job, {"phase": "Running", "conditions": [ready], "containerStatuses": [container]})
+
+    def lose_node(self, job: str) -> None:
+        """The node of the Job's pod stops answering: the control plane marks its pods."""
+        (ready,) = self.pods[job]["status"]["conditions"]
+        ready |= {"status": "False", "lastTransitionTime": rfc3339(self.now)}
+
+    def requeue(self, job: str) -> None:
+        """Kueue takes the Job's place away: it is suspended again, and its pod is gone."""
+        self.jobs[job]["spec"]["suspend"] = True
+        del self.pods[job]
 
     def wait_pod(self, job: str, status: Body) -> None:
         """The Job's pod cannot start yet."""
@@ -300,11 +319,20 @@ class World:
                 "labels": dict(meta["labels"]),
                 "ownerReferences": [{"kind": "Job", "name": job, "uid": meta["uid"]}],
             },
+            "spec": {"nodeName": self.node},
             "status": status,
         }
 
     def _end_pod(self, job: str, code: int, reason: str, message: str, *, gone: bool) -> None:
-        terminated = {"exitCode": code, "reason": reason, "message": message}
+        before = self.pods.get(job, {}).get("status", {}).get("containerStatuses", [{}])[0].get("state", {})
+        began = before.get("running", {}).get("startedAt", rfc3339(self.now))
+        terminated = {
+            "exitCode": code,
+            "reason": reason,
+            "message": message,
+            "startedAt": began,
+            "finishedAt": rfc3339(self.now),
+        }
         state = {"name": CONTAINER, "state": {"terminated": terminated}}
         self._pod(job, {"phase": "Failed" if code else "Succeeded", "containerStatuses": [state]})
         if gone:
