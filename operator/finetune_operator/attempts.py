@@ -19,6 +19,8 @@ from finetune_operator.waiting import why_waiting
 
 # How long a Job that has ended waits for the watch to show its pod's end, which came before.
 SETTLE_SECONDS = 30.0
+# How often a Job that waits in its queue is looked at for news of why.
+QUEUE_POLL_SECONDS = 30.0
 NODE_UNREACHABLE = "NodeUnreachable"
 # After these the next attempt goes to another node.
 _FAULTS_OF_NODES = (Reason.HARDWARE, Reason.STALLED)
@@ -29,7 +31,8 @@ DONE = (StageState.SUCCEEDED, StageState.REUSED)
 class Ticket:
     """A stage's work as `advance` needs it: what identifies it, and how to make its try number n.
 
-    `make_job` is given the number of the try, the number that counts, and the nodes to keep away from.
+    `make` is given the number of the try, the number that counts, and the nodes to keep away from; its last object is
+    the Job.
     """
 
     stage: str
@@ -38,7 +41,7 @@ class Ticket:
     identity: str
     max_attempts: int
     job_name: Callable[[int], str]
-    make_job: Callable[[int, int, list[str]], Manifest]
+    make: Callable[[int, int, list[str]], list[Manifest]]
     accepts: Callable[[StageResult], bool]
     queue: str | None = None
 
@@ -188,7 +191,7 @@ def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | No
         reason="Starting",
         message=f"Attempt {counted} was asked for.",
     )
-    return Advance(status, create=[ticket.make_job(number, counted, excluded)], wanted=frozenset({name}))
+    return Advance(status, create=ticket.make(number, counted, excluded), wanted=frozenset({name}))
 
 
 def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) -> StageStatus:
@@ -215,7 +218,9 @@ def _unfinished(ticket: Ticket, latest: Attempt, base: StageStatus, around: Arou
     if latest.state == AttemptState.SUSPENDED:
         reason, message = queue_words(ticket.queue, latest.uid, around.queues)
         update = {"state": StageState.QUEUED, "reason": reason, "message": message[:1024]}
-        return Advance(base.model_copy(update=update), wanted=wanted)
+        # Kueue's words are asked for; that the Job may run is seen at once.
+        poll = QUEUE_POLL_SECONDS if around.queues is not None else None
+        return Advance(base.model_copy(update=update), wanted=wanted, requeue=poll)
     reason, message, more = why_waiting(latest, base.excluded_nodes, around.now)
     return Advance(base.model_copy(update={"reason": reason, "message": message[:1024]}), wanted=wanted, requeue=more)
 

@@ -24,15 +24,18 @@ from finetune_operator.conditions import blocked
 from finetune_operator.events import Event, events
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
-from finetune_operator.manifests import CONTAINER, Manifest, Owner
+from finetune_operator.manifests import CONTAINER, Manifest
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
+from finetune_operator.owner import Owner
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.pods import rank
 from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
 from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
 from finetune_operator.view import JobView, read_job
+from finetune_operator.workloads import Workloads
 from finetune_operator.workqueue import WorkQueue
 
 Key = tuple[str, str]
@@ -52,6 +55,7 @@ class Controller:
         self.settings = settings
         self._lost_leadership = lost_leadership
         self.kube: Kube
+        self.workloads: Workloads
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self._finetune_jobs: Mapping[Key, Iterable[Body]] = {}
@@ -93,6 +97,7 @@ class Controller:
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        self.workloads = Workloads(self.kube)
         if self.settings.metrics_port:
             self.metrics.watch_jobs(self._phases)
             self.metrics.serve(self.settings.metrics_port)
@@ -184,6 +189,7 @@ class Controller:
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._progress.get(key, {}),
             plan=await self._plan(key, view),
+            queues=await self.workloads.of(key[0], [*shown.values(), *unshown]),
         )
 
     async def _unshown(self, key: Key, view: JobView, shown: Mapping[str, Body]) -> list[Body]:
@@ -303,7 +309,7 @@ class Controller:
                 (key, pod)
                 for key in list(self._stage_pods)
                 for pod in self._stage_pods.get(key, ())
-                if (pod.get("status") or {}).get("phase") == "Running"
+                if (pod.get("status") or {}).get("phase") == "Running" and rank(pod) == 0
             ]
             await asyncio.gather(*(self._read_progress(key, pod, budget) for key, pod in running))
             await asyncio.sleep(self.settings.progress_interval * max(1.0, len(running) / 100))

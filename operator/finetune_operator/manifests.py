@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api import API_VERSION, KIND, keys, stage
+from finetune_api import keys, stage
 from finetune_api.job import JobSpec
 from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
-from finetune_operator import labels
+from finetune_operator import labels, rendezvous
+from finetune_operator.owner import Owner
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
+from finetune_operator.rendezvous import END_BY_DISRUPTION, IGNORE_DISRUPTIONS
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -26,27 +29,6 @@ HUB = f"{RUN}/hub"
 SOURCES = f"{RUN}/sources"
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The FinetuneJob that an object belongs to."""
-
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-
-    def reference(self) -> Manifest:
-        """The ownerReference by which Kubernetes deletes the object with its job."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
 
 
 @dataclass(frozen=True)
@@ -109,12 +91,13 @@ def stage_job(
         labels.TRY: str(attempt.number),
         labels.ATTEMPT: str(attempt.counted),
     }
-    pod_names, notes = names, {labels.KEY: work.key}
+    name, pod_names = work.job_name(owner, attempt.number), {**names, **rendezvous.pod_labels(owner, work.pod)}
+    together = rendezvous.environment(owner, name, work.pod)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": work.job_name(owner, attempt.number),
+            "name": name,
             "namespace": owner.namespace,
             "labels": {**names, **_queue_labels(work.pod, spec)},
             "annotations": {labels.KEY: work.key},
@@ -122,18 +105,29 @@ def stage_job(
         },
         "spec": {
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            **rendezvous.job_fields(work.pod),
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": POD_FAILURE_POLICY,
+            "podFailurePolicy": _failure_policy(work.pod),
             # A queue's own controller lets it go: without one, a Job would slip past the quota that it was meant for.
             **({"suspend": True} if spec.queue_name else {}),
             "template": {
-                "metadata": {"labels": pod_names, "annotations": {**notes, **_topology_notes(work.pod, spec)}},
-                "spec": {**_pod_spec(work.pod, document, spec, settings), **_affinity(attempt.excluded_nodes)},
+                "metadata": {"labels": pod_names, "annotations": {labels.KEY: work.key, **_topology(work.pod, spec)}},
+                "spec": {
+                    **_pod_spec(work.pod, document, spec, settings, together),
+                    **rendezvous.pod_fields(owner, work.pod),
+                    **_affinity(attempt.excluded_nodes),
+                },
             },
         },
     }
+
+
+def stage_objects(
+    owner: Owner, work: Work, document: StageDocument, attempt: Attempted, spec: JobSpec, settings: Settings
+) -> list[Manifest]:
+    """All that an attempt needs, in order: where several pods run it, the Service by which they meet; its Job."""
+    meeting = [rendezvous.service(owner, work.stage)] if rendezvous.nodes(work.pod) > 1 else []
+    return [*meeting, stage_job(owner, work, document, attempt, spec, settings)]
 
 
 def _queue_labels(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
@@ -144,7 +138,7 @@ def _queue_labels(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
     return {labels.QUEUE: spec.queue_name, **priority}
 
 
-def _topology_notes(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
+def _topology(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
     """Kueue's annotations of the pod template, by which it places the pods of one Job together."""
     if not spec.queue_name or pod.topology is None:
         return {}
@@ -161,26 +155,23 @@ def _affinity(excluded_nodes: tuple[str, ...]) -> Manifest:
     return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
 
 
-# Evictions, preemptions and drains cost nothing; any other ending is the operator's to judge.
-POD_FAILURE_POLICY: Manifest = {
-    "rules": [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {
-            "action": "FailJob",
-            "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
-        },
-    ]
-}
+def _failure_policy(pod: PodSettings) -> Manifest:
+    """What ends the Job at once, and what does not count."""
+    disruption = END_BY_DISRUPTION if rendezvous.nodes(pod) > 1 else IGNORE_DISRUPTIONS
+    exit_codes = {"containerName": CONTAINER, "operator": "NotIn", "values": [0]}
+    return {"rules": [disruption, {"action": "FailJob", "onExitCodes": exit_codes}]}
 
 
-def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings) -> Manifest:
+def _pod_spec(
+    pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
+) -> Manifest:
     volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod))
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
-        "env": _environment(pod, document, spec),
+        "env": _environment(pod, document, spec, together),
         "resources": pod.resources.wire(),
         "terminationMessagePath": RESULT_FILE,
         "terminationMessagePolicy": "File",
@@ -215,7 +206,9 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, settings
     return {**result, **{name: value for name, value in optional.items() if value}}
 
 
-def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> list[Manifest]:
+def _environment(
+    pod: PodSettings, document: StageDocument, spec: JobSpec, together: Mapping[str, str]
+) -> list[Manifest]:
     values = {
         # Kubernetes expands $(NAME) in values and makes $$ one $; a template may hold either.
         stage.STAGE_ENV: document.model_dump_json(exclude_none=True).replace("$", "\\u0024"),
@@ -229,6 +222,7 @@ def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> li
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
+        **together,
     }
     if spec.storage.credentials_secret_ref:
         values[stage.STORAGE_CREDENTIALS_ENV] = STORAGE_CREDENTIALS
@@ -290,9 +284,10 @@ def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, s
 
 
 def _threads(pod: PodSettings) -> int:
-    """Threads for the pod's CPUs: its limit, else its request, at least one."""
+    """Threads for each process: its share of the pod's CPUs by limit, else by request, at least one."""
     resources = pod.resources
-    return max(1, int(amount(resources.limits.get("cpu", resources.requests.get("cpu", 1)))))
+    cpus = int(amount(resources.limits.get("cpu", resources.requests.get("cpu", 1))))
+    return max(1, cpus // (pod.processes_per_node or 1))
 
 
 def plan_config_map(owner: Owner, plan: Plan) -> Manifest:

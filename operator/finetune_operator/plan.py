@@ -16,6 +16,7 @@ from finetune_api import keys
 from finetune_api.base import Digest, Model
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Pins, Prepared
 from finetune_api.system import Resources, Toleration, Topology
 from finetune_operator.settings import Settings
@@ -48,6 +49,8 @@ class PodSettings(Model):
     runtime_class_name: str | None = None
     workload_priority_class: str | None = None
     topology: Topology | None = None
+    nodes: int | None = None
+    processes_per_node: int | None = None
 
 
 class PlannedStage(Model):
@@ -151,6 +154,8 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSett
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
         return PodSettings(image=settings.trainer_image, resources=_default_resources(settings))
+    # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
+    together = stage.type in ADAPTER_PASSES and system.world_size() > 1
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
     return PodSettings(
         image=system.image or settings.trainer_image,
@@ -162,6 +167,8 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSett
         runtime_class_name=system.runtime_class_name,
         workload_priority_class=system.workload_priority_class,
         topology=system.topology,
+        nodes=system.nodes if together else None,
+        processes_per_node=system.processes() if together else None,
     )
 
 

@@ -32,7 +32,7 @@ from finetune_operator.documents import (
 )
 from finetune_operator.halted import refused, suspended
 from finetune_operator.limits import limited
-from finetune_operator.manifests import Attempted, Manifest, Work, plan_config_map, stage_job
+from finetune_operator.manifests import Attempted, Manifest, Work, plan_config_map, stage_objects
 from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, source_of
 from finetune_operator.reached import Reached
 from finetune_operator.settings import Settings
@@ -272,8 +272,8 @@ class _Run:
     def _ticket(
         self, work: Work, document: Callable[[str], StageDocument], accepts: Callable[[StageResult], bool]
     ) -> Ticket:
-        def make_job(number: int, attempt: int, excluded: list[str]) -> Manifest:
-            return stage_job(
+        def make(number: int, attempt: int, excluded: list[str]) -> list[Manifest]:
+            return stage_objects(
                 self.owner,
                 work,
                 document(work.job_name(self.owner, number)),
@@ -289,7 +289,7 @@ class _Run:
             identity=work.identity(self.owner),
             max_attempts=self.spec.max_attempts,
             job_name=lambda number: work.job_name(self.owner, number),
-            make_job=make_job,
+            make=make,
             accepts=accepts,
             queue=self.spec.queue_name,
         )

@@ -14,7 +14,7 @@ from finetune_api.job import JobSpec
 from finetune_api.problems import Problem, problem
 from finetune_api.status import Status
 from finetune_operator import labels
-from finetune_operator.manifests import Owner
+from finetune_operator.owner import Owner
 from finetune_operator.settings import Settings
 
 # What spec.managedBy says of a job that is this operator's.

@@ -112,34 +112,38 @@ class Recorder:
 def grant_of(method: str, url: str) -> Grant:
     """What RBAC calls a request."""
     found = re.fullmatch(
-        r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/[^/]+/(?P<plural>\w+)(?:/[^/]+(?P<sub>/\w+)?)?",
+        r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/[^/]+/(?P<plural>\w+)(?P<name>/[^/]+(?P<sub>/\w+)?)?",
         url.split("?", maxsplit=1)[0],
     )
     assert found, url
-    return (found["group"] or "", found["plural"] + (found["sub"] or ""), VERBS[method], "")
+    verb = "list" if method == "GET" and not found["name"] else VERBS[method]
+    return (found["group"] or "", found["plural"] + (found["sub"] or ""), verb, "")
 
 
 async def everything(kube: Kube) -> None:
     """Each call that the controller makes, of each kind that it makes it of."""
-    for kind in ("Job", "ConfigMap", "Event"):
+    for kind in ("Job", "ConfigMap", "Event", "Service"):
         await kube.create({"kind": kind, "metadata": {"namespace": "n"}})
         await kube.get(kind, "n", "x")
     await kube.delete_job("n", "x", "uid")
     await kube.patch_status("n", "x", {}, "1")
     await kube.patch_event("n", "x", {})
     await kube.log_tail("n", "x", "c", 1, 1)
+    await kube.workloads("n", "v1beta2")
 
 
 async def test_the_calls_of_kube_and_the_watches_of_kopf_are_what_is_declared() -> None:
     recorder = Recorder()
     calls = {name for name in vars(Kube) if not name.startswith("_")} - {"connect", "close"}
-    assert calls == {"create", "get", "delete_job", "patch_status", "patch_event", "log_tail"}, (
+    # Everybody may ask which API groups there are.
+    calls -= {"preferred_version"}
+    assert calls == {"create", "get", "delete_job", "patch_status", "patch_event", "log_tail", "workloads"}, (
         "cover it in everything()"
     )
     await everything(Kube(recorder, 1.0, lambda verb, code: None))  # type: ignore[arg-type]  # as much as Kube uses
     asked = {grant_of(method, url) for method, url in recorder.asked}
     reached = {url.split("/n/")[1].split("/")[0].split("?")[0] for _, url in recorder.asked}
-    assert reached == {path.rpartition("/")[2] for path in PATHS.values()}
+    assert reached == {path.rpartition("/")[2] for path in PATHS.values()} | {"workloads"}
 
     registry = kopf.OperatorRegistry()
     Controller(Settings(), asyncio.Event()).register(registry)

@@ -89,6 +89,7 @@ class World:
         self.jobs: dict[str, Body] = {}
         self.pods: dict[str, Body] = {}
         self.config_maps: dict[str, Body] = {}
+        self.services: dict[str, Body] = {}
         self.store: dict[str, str] = {}
         self.now = START
         self.settings = SETTINGS
@@ -183,8 +184,8 @@ class World:
     def _create(self, action: Create) -> None:
         manifest = as_stored(action.manifest)
         name = manifest["metadata"]["name"]
-        if manifest["kind"] == "ConfigMap":
-            self.config_maps.setdefault(name, manifest)
+        if manifest["kind"] != "Job":
+            (self.config_maps if manifest["kind"] == "ConfigMap" else self.services).setdefault(name, manifest)
             return
         if name in self.jobs:
             self.memory[name] = copy.deepcopy(self.jobs[name])
