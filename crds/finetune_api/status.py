@@ -92,7 +92,7 @@ class StageStatus(Model):
         list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=MAX_EXCLUDED_NODES)
     ] = Field(
         default_factory=list,
-        description="Nodes on which attempts met with faulty hardware, stalled or were lost: the next ones go elsewhere.",
+        description="Nodes on which attempts met with faulty hardware, stalled or were lost; the next go elsewhere.",
     )
     ran_seconds: int = Field(0, description="Seconds that pods before the latest one ran.")
     running_since: Time | None = Field(None, description="When the latest pod that ran began to.")

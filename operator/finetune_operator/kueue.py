@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_operator.reasons import KUEUE, closed
 from finetune_operator.words import plain, reason_word
 
 Body = Mapping[str, Any]
@@ -56,12 +57,17 @@ def _place(workload: Body) -> Place | None:
     reserved = conditions.get("QuotaReserved") or {}
     if _is_true(reserved) and not evicted:
         return Place("AdmissionChecks", _checks(status) or "Quota is reserved; admission checks are not done.")
-    if evicted or _is_true(conditions.get(PREEMPTED)):
-        cause = conditions.get(PREEMPTED) if _is_true(conditions.get(PREEMPTED)) else conditions.get("Evicted")
-        said = _message(cause) or _message(reserved)
-        reason = PREEMPTED if _is_true(conditions.get(PREEMPTED)) else reason_word((cause or {}).get("reason"))
-        return Place(reason, said, preempted=True)
-    return Place(reason_word(reserved.get("reason") or "Pending"), _message(reserved))
+    preempted = conditions.get(PREEMPTED)
+    if _is_true(preempted):
+        return Place(PREEMPTED, _message(preempted), preempted=True)
+    if evicted:
+        cause = conditions.get("Evicted") or {}
+        return Place(*_known(cause.get("reason"), _message(cause) or _message(reserved)), preempted=True)
+    return Place(*_known(reserved.get("reason") or "Pending", _message(reserved)))
+
+
+def _known(word: Any, message: str) -> tuple[str, str]:
+    return closed(reason_word(word), KUEUE, "Queued", message)
 
 
 def _is_true(condition: Body | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_api.stage import ExitCode
 from finetune_operator import labels
 from finetune_operator.manifests import CONTAINER
+from finetune_operator.reasons import KUBERNETES, closed
 from finetune_operator.times import parse_time, rfc3339
 from finetune_operator.words import plain, reason_word
 
@@ -133,9 +134,9 @@ def _waiting(pod: Body) -> Waiting | None:
 
 
 def _with_remedy(said: Body) -> Waiting:
-    reason = reason_word(said.get("reason"))
+    word = reason_word(said.get("reason"))
+    reason, message = closed(word, KUBERNETES, "Waiting", plain(said.get("message"), 512 - len(word)))
     remedy = REMEDIES.get(reason)
-    message = plain(said.get("message"), 512)
     return Waiting(reason, f"{message.rstrip('.')}. {remedy}" if remedy and message else message or remedy or "")
 
 

@@ -38,6 +38,7 @@ from finetune_operator.kueue import Queues
 from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.reasons import CONDITIONS, STAGES
 from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
@@ -166,6 +167,8 @@ class World:
         errors = [f"{error.json_path}: {error.message}" for error in STATUS_SCHEMA.iter_errors(stored)]
         assert not errors, errors
         assert unique_keys(stored)
+        assert {stage.get("reason", "Running") for stage in stored.get("stages", [])} <= STAGES
+        assert {condition["reason"] for condition in stored.get("conditions", [])} <= STAGES | CONDITIONS
         assert len(json.dumps(stored)) < 64 * 1024
         self.status = stored
 
