@@ -37,6 +37,8 @@ AttemptId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}
 StageName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-_A-Za-z0-9]*$")]
 # Larger integers are no longer exact in every reader of JSON.
 Size = Annotated[int, Field(ge=0, le=2**53)]
+# How an output was verified: by running it, or, where no pod can, by its structure alone.
+Verified = Literal["execution", "structure"]
 # Words that a pod says and status shows: printable ASCII without markup.
 Plain = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -;=?-~]*$")]
 Short = Annotated[str, StringConstraints(max_length=512)]
@@ -228,6 +230,7 @@ class Manifest(Model):
     pins: Pins | None = None
     files: list[ManifestFile]
     metrics: dict[str, float] = Field(default_factory=dict)
+    verified: Verified | None = Field(None, description="How the output was verified, where its pass does.")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: str
     finished_at: str

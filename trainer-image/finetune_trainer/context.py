@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_api.model import InputModel, LoadKwargs
-from finetune_api.stage import StageDocument
+from finetune_api.stage import StageDocument, Verified
 from finetune_trainer.report import Reporter
 
 Row = dict[str, Any]
@@ -59,3 +59,6 @@ class Pass(Protocol):
 
     def check(self, context: StageContext) -> dict[str, float]:
         """Prove the output, and return further figures. Raises StageFailure where it is not good."""
+
+    def verified(self, context: StageContext) -> Verified:
+        """How `check` proved it; asked of passes that have it."""

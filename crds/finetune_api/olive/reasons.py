@@ -110,12 +110,16 @@ FINE_TUNING = {
 }
 MODEL_BUILDER = {
     "metadata_only": "the whole model is built; its genai_config.json comes with it.",
-    "search": "FinetuneJob has no such field; change search in the artifact's genai_config.json.",
     "extra_options": _EXPORT,
 }
+SEARCH = {
+    "past_present_share_buffer": "the builder sets it as the execution provider wants it.",
+    "chunk_size": "the whole prompt is read at once.",
+    "diversity_penalty": "onnxruntime-genai does not use it.",
+    "random_seed": "whoever runs the model gives the seed.",
+    "batch_size": "whoever runs the model gives the prompts.",
+}
 _MODEL_BUILDER_SWITCHES = (
-    "int4_op_types_to_quantize",
-    "int4_nodes_to_exclude",
     "use_qdq",
     "use_8bits_moe",
     "use_webgpu_fp32",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from finetune_api import keys, rules
 from finetune_api.base import NoEffect
-from finetune_api.builder import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig, SearchOptions
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.evaluators import Evaluator, Metric
 from finetune_api.lora import LoraConfig, QLoraConfig
@@ -30,6 +30,7 @@ SMALLEST: dict[type[BaseModel], dict[str, Any]] = {
     QLoraConfig: {"train_data_config": "train"},
     MergeConfig: {},
     ModelBuilderConfig: {"precision": "int4"},
+    SearchOptions: {},
     PreProcessDataConfig: {},
     LoadKwargs: {},
     Metric: {"name": "m", "type": "accuracy", "data_config": "train"},
