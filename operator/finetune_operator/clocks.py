@@ -51,7 +51,8 @@ def _running(before: StageStatus | None, latest: Attempt | None, now: datetime) 
     total = before.ran_seconds if before else 0
     began = latest.began_at if latest else None
     if began and (since is None or began > since):
-        total += round(seconds(since, until or began, now))
+        # No kubelet's clock makes an interval longer than it can have been.
+        total += round(seconds(since, until or min(began, rfc3339(now)), now))
         since, until = began, None
     shown = latest is not None and began == since
     if latest is not None and shown and latest.state == AttemptState.RUNNING and not latest.deleting:

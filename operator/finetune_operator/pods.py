@@ -75,8 +75,11 @@ def began_at(pod: Body | None) -> str | None:
 
 def moment(text: Any) -> str | None:
     """`text` where it is a time, in our own spelling."""
-    found = parse_time(text if isinstance(text, str) else None)
-    return rfc3339(found) if found and found.tzinfo else None
+    found = parse_time(text[:40] if isinstance(text, str) else None)
+    try:
+        return rfc3339(found) if found and found.tzinfo else None
+    except OverflowError:
+        return None
 
 
 def newest_by_rank(pods: Iterable[Body]) -> list[Body]:
