@@ -22,8 +22,8 @@ from finetune_api.stage import Pins
 
 # Raised when a pass starts to compute something else from the same inputs.
 PASS_VERSIONS = {
-    "LoRA": 1,
-    "QLoRA": 1,
+    "LoRA": 2,
+    "QLoRA": 2,
     "MergeAdapterWeights": 1,
     "ModelBuilder": 1,
     "Evaluate": 1,
@@ -44,7 +44,7 @@ def effective(model: BaseModel) -> dict[str, Any]:
     """What of `model` has an effect on results: defaults written out, `NoEffect` fields left out, at any depth."""
     result: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
-        if any(isinstance(mark, NoEffect) for mark in info.metadata):
+        if any(isinstance(mark, NoEffect) and mark.holds(model) for mark in info.metadata):
             continue
         value = getattr(model, name)
         if value is not None:

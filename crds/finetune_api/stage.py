@@ -32,6 +32,7 @@ SCRATCH_ENV = "FINETUNE_SCRATCH"
 STORAGE_CREDENTIALS_ENV = "FINETUNE_STORAGE_CREDENTIALS"
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)
 SOURCES_ENV = "FINETUNE_SOURCES"
+TRACKERS_ENV = "FINETUNE_TRACKERS"
 
 AttemptId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 StageName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-_A-Za-z0-9]*$")]
@@ -173,6 +174,8 @@ class Progress(Model):
     learning_rate: Annotated[float, Field(ge=0)] | None = None
     grad_norm: float | None = None
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    tokens_seen: Size | None = None
+    memory_bytes: Size | None = None
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
 
 

@@ -24,6 +24,8 @@ PASSES = {
     "ModelBuilder": "build",
     "Evaluate": "evaluate",
 }
+# Those that leave checkpoints while they run.
+RESUMABLE = ("LoRA", "QLoRA")
 
 
 def run_stage(place: Workplace) -> StageResult:
@@ -35,6 +37,8 @@ def run_stage(place: Workplace) -> StageResult:
     earlier = place.store.read_manifest(document.key)
     if earlier and not place.store.damage(earlier.manifest):
         place.report.log(f"{document.stage} was published by attempt {earlier.manifest.attempt}")
+        if document.type in RESUMABLE:
+            place.checkpoints.clear()
         return earlier.result()
     started = now()
     context = _fetch(place)
@@ -43,6 +47,8 @@ def run_stage(place: Workplace) -> StageResult:
     manifest = _manifest(place, files, metrics, started).model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
+    if document.type in RESUMABLE:
+        place.checkpoints.clear()
     return committed.result()
 
 
@@ -58,6 +64,8 @@ def _fetch(place: Workplace) -> StageContext:
         scratch=_empty(place.scratch / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
+        checkpoints=place.checkpoints,
+        termination=place.termination,
     )
 
 
