@@ -10,6 +10,7 @@ from finetune_operator.kueue import Queues
 from finetune_operator.manifests import Manifest
 from finetune_operator.observe import Attempt
 from finetune_operator.plan import Plan
+from finetune_operator.policy import Tenancy
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Seen:
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
     plan: Plan | None = None
     queues: Queues | None = None
+    tenancy: Tenancy = field(default_factory=Tenancy)
 
     def running(self) -> list[Attempt]:
         """The attempts that have neither ended nor been asked to."""

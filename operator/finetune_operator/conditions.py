@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from finetune_api.stage import Pins
@@ -20,6 +20,7 @@ from finetune_operator.times import rfc3339
 from finetune_operator.words import plain
 
 FINAL = (Phase.SUCCEEDED, Phase.FAILED)
+POLICY_VIOLATION = "PolicyViolation"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class RunState:
     stage: StageStatus | None = field(default=None)
     # It waits for what a person should look at, and goes on by itself where it can.
     stalled: bool = False
+    # What the namespace's policies have against the spec. What runs goes on; nothing new is made.
+    violation: str = ""
 
 
 def summarise(state: RunState, generation: int, previous: Status, now: datetime) -> Status:
@@ -71,12 +74,7 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
     stalled = phase == Phase.FAILED or state.stalled
     words: list[tuple[str, str, str, str]] = [
         ("Succeeded", succeeded, state.reason, state.message),
-        (
-            "SpecValid",
-            _truth(state.spec_valid),
-            "Valid" if state.spec_valid else "Invalid",
-            "" if state.spec_valid else state.message,
-        ),
+        ("SpecValid", *_spec_valid(state)),
         _queued(state),
         (
             "Suspended",
@@ -96,6 +94,12 @@ def _queued(state: RunState) -> tuple[str, str, str, str]:
     if state.phase == Phase.QUEUED:
         return "Queued", "True", state.reason, state.message
     return "Queued", "False", "NotQueued", ""
+
+
+def _spec_valid(state: RunState) -> tuple[str, str, str]:
+    if state.violation:
+        return "False", POLICY_VIOLATION, state.violation
+    return ("True", "Valid", "") if state.spec_valid else ("False", "Invalid", state.message)
 
 
 def _condition(
@@ -162,8 +166,43 @@ def blocked(status: Status, previous: Status, undone: Sequence[str], message: st
     return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said, "plan": plan})
 
 
+def withheld(state: RunState, previous: Status, unmade: Collection[str], violation: str, *, at_work: bool) -> RunState:
+    """`state` where the namespace's policies forbid the Jobs and the plan that it counts on, those named `unmade`.
+
+    `at_work`: whether a Job still runs. Once none does, the run has failed until spec or policies change. What has
+    ended, and needs nothing more, is not judged again.
+    """
+    if not unmade:
+        return state if state.phase in FINAL else replace(state, violation=violation)
+    before = {stage.name: stage for stage in previous.stages}
+    # What is forbidden waits for nobody's pod.
+    said = {
+        "state": StageState.PENDING,
+        "reason": POLICY_VIOLATION,
+        "message": plain(violation, 1024),
+        "waiting_since": None,
+    }
+    stages = [
+        _not_made(stage, before.get(stage.name)).model_copy(update=said) if stage.job in unmade else stage
+        for stage in state.stages
+    ]
+    return replace(
+        state,
+        phase=state.phase if at_work else Phase.FAILED,
+        reason=POLICY_VIOLATION,
+        message=violation,
+        violation=violation,
+        stages=stages,
+        stage=None,
+        plan=previous.plan if state.plan and state.plan.name in unmade else state.plan,
+    )
+
+
 def _not_made(stage: StageStatus, before: StageStatus | None) -> StageStatus:
     """`stage` with the tries that it had before the last one was asked for in vain."""
     if before is None or before.key != stage.key:
-        return stage.model_copy(update={"job": None, "attempts": 0, "retries": 0})
-    return stage.model_copy(update={"job": before.job, "attempts": before.attempts, "retries": before.retries})
+        return stage.model_copy(
+            update={"job": None, "attempts": 0, "retries": 0, "started_at": None, "attempted_at": None}
+        )
+    kept = {name: getattr(before, name) for name in ("job", "attempts", "retries", "started_at", "attempted_at")}
+    return stage.model_copy(update=kept)

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api import keys, stage
 from finetune_api.job import JobSpec
+from finetune_api.policy import PodOverlay
 from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
 from finetune_operator import labels, rendezvous
@@ -28,6 +29,9 @@ STORAGE_CREDENTIALS = f"{RUN}/storage"
 HUB = f"{RUN}/hub"
 SOURCES = f"{RUN}/sources"
 TRACKERS = f"{RUN}/trackers"
+CERTIFICATES = f"{RUN}/certificates"
+# Each library that opens a connection of the trainer has its own variable for the certificates it trusts.
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
 
@@ -94,6 +98,7 @@ def stage_job(
     }
     name, pod_names = work.job_name(owner, attempt.number), {**names, **rendezvous.pod_labels(owner, work.pod)}
     together = rendezvous.environment(owner, name, work.pod)
+    overlay = work.pod.overlay or PodOverlay()
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -112,7 +117,10 @@ def stage_job(
             # A queue's own controller lets it go: without one, a Job would slip past the quota that it was meant for.
             **({"suspend": True} if spec.queue_name else {}),
             "template": {
-                "metadata": {"labels": pod_names, "annotations": {labels.KEY: work.key, **_topology(work.pod, spec)}},
+                "metadata": {
+                    "labels": {**overlay.labels, **pod_names},
+                    "annotations": {**overlay.annotations, labels.KEY: work.key, **_topology(work.pod, spec)},
+                },
                 "spec": {
                     **_pod_spec(work.pod, document, spec, settings, together),
                     **rendezvous.pod_fields(owner, work.pod),
@@ -166,14 +174,15 @@ def _failure_policy(pod: PodSettings) -> Manifest:
 def _pod_spec(
     pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
 ) -> Manifest:
-    volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod))
+    overlay = pod.overlay or PodOverlay()
+    volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod), overlay=overlay)
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
         "env": _environment(pod, document, spec, together),
-        "resources": pod.resources.wire(),
+        "resources": _resources(pod, overlay),
         "terminationMessagePath": RESULT_FILE,
         "terminationMessagePolicy": "File",
         "securityContext": {
@@ -203,6 +212,7 @@ def _pod_spec(
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
         "runtimeClassName": pod.runtime_class_name,
+        "imagePullSecrets": [secret.wire() for secret in overlay.image_pull_secrets],
     }
     return {**result, **{name: value for name, value in optional.items() if value}}
 
@@ -231,11 +241,30 @@ def _environment(
         values[stage.HUB_TOKEN_ENV] = f"{HUB}/token"
     if _trackers_secret(document):
         values[stage.TRACKERS_ENV] = TRACKERS
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return [{"name": name, "value": value} for name, value in {**_of_the_platform(pod), **values}.items()]
+
+
+def _of_the_platform(pod: PodSettings) -> dict[str, str]:
+    """The variables of the namespace's policies, and where the certificates are that they want trusted."""
+    overlay = pod.overlay or PodOverlay()
+    path = f"{CERTIFICATES}/{overlay.ca_bundle.key}" if overlay.ca_bundle else None
+    return {
+        **{variable.name: variable.value for variable in overlay.env},
+        **(dict.fromkeys(CERTIFICATE_VARIABLES, path) if path else {}),
+    }
+
+
+def _resources(pod: PodSettings, overlay: PodOverlay) -> Manifest:
+    """The pod's resources, GPUs under the name that the cluster has for them."""
+    gpu = overlay.gpu_resource_name or GPU
+    return {
+        kind: {gpu if name == GPU else name: amount for name, amount in amounts.items()}
+        for kind, amounts in pod.resources.wire().items()
+    }
 
 
 def _volumes(
-    document: StageDocument, spec: JobSpec, scratch_size: str, *, gpu: bool
+    document: StageDocument, spec: JobSpec, scratch_size: str, *, gpu: bool, overlay: PodOverlay
 ) -> tuple[list[Manifest], list[Manifest]]:
     """The volumes that this stage needs, and no others, with their mounts."""
     volumes: list[Manifest] = [{"name": "scratch", "emptyDir": {"sizeLimit": scratch_size}}]
@@ -252,6 +281,9 @@ def _volumes(
     if spec.storage.credentials_secret_ref:
         secret = spec.storage.credentials_secret_ref.name
         add("storage", STORAGE_CREDENTIALS, {"secret": {"secretName": secret, "defaultMode": 0o440}})
+    bundle = overlay.ca_bundle
+    if bundle:
+        add("certificates", CERTIFICATES, {"configMap": {"name": bundle.name, "items": [_file(bundle.key)]}})
     token = spec.input_model.token_secret_ref
     if _reads_hub(document) and token:
         items = [{"key": token.key, "path": "token"}]
@@ -266,6 +298,10 @@ def _volumes(
             source = {"configMap": {"name": name}}
         add(f"source-{index}", f"{SOURCES}/{kind}/{name}", source)
     return volumes, mounts
+
+
+def _file(key: str) -> Manifest:
+    return {"key": key, "path": key}
 
 
 def _asks_for_gpu(pod: PodSettings) -> bool:

@@ -17,6 +17,7 @@ from finetune_api.base import Digest, Model
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
 from finetune_api.passes import ADAPTER_PASSES
+from finetune_api.policy import PodOverlay
 from finetune_api.stage import Pins, Prepared
 from finetune_api.system import Resources, Toleration, Topology
 from finetune_operator.settings import Settings
@@ -38,7 +39,7 @@ OPERATIONAL = frozenset(
 
 
 class PodSettings(Model):
-    """What of a pod's template a spec or the operator's settings decide."""
+    """What of a pod's template a spec, the namespace's policies or the operator's settings decide."""
 
     image: str
     resources: Resources = Field(default_factory=Resources)
@@ -51,6 +52,8 @@ class PodSettings(Model):
     topology: Topology | None = None
     nodes: int | None = None
     processes_per_node: int | None = None
+    # None where there is nothing in it: plans and Jobs of operators that knew no overlay stay what they are.
+    overlay: PodOverlay | None = None
 
 
 class PlannedStage(Model):
@@ -104,8 +107,12 @@ def make_plan(
     spec: JobSpec,
     prepared: Prepared,
     settings: Settings,
+    overlay: PodOverlay | None = None,
 ) -> Plan:
-    """The plan of a spec, with what prepare pinned and what it found in the store already."""
+    """The plan of a spec, with what prepare pinned and what it found in the store already.
+
+    The spec's systems, and `settings` and `overlay`, are as the namespace's policies have them now.
+    """
     pins = prepared.pins
     stage_keys = keys.stage_keys(namespace, spec, pins)
     # Prepare speaks of other keys than ours only where an upgrade came between; then nothing is taken as done.
@@ -117,12 +124,15 @@ def make_plan(
         spec=planned_spec(spec),
         pins=pins,
         reused=reused,
-        stages=[_planned(spec, stage, stage_keys[stage.name], settings) for stage in outline(spec)],
-        light_pod=light_pod(spec, settings),
+        stages=[
+            _planned(stage, stage_keys[stage.name], stage_pod(spec, stage, settings, overlay))
+            for stage in outline(spec)
+        ],
+        light_pod=light_pod(spec, settings, overlay),
     )
 
 
-def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -> PlannedStage:
+def _planned(stage: StageOutline, key: str, pod: PodSettings) -> PlannedStage:
     return PlannedStage(
         name=stage.name,
         type=stage.type,
@@ -132,7 +142,7 @@ def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -
         base=stage.base,
         data=list(stage.data),
         output=stage.output,
-        pod=stage_pod(spec, stage, settings),
+        pod=pod,
     )
 
 
@@ -149,11 +159,11 @@ def read_plan(text: str) -> Plan | None:
         return None
 
 
-def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSettings:
+def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
     """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
-        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings))
+        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings), overlay=overlay)
     # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
     together = stage.type in ADAPTER_PASSES and system.world_size() > 1
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
@@ -169,10 +179,11 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSett
         topology=system.topology,
         nodes=system.nodes if together else None,
         processes_per_node=system.processes() if together else None,
+        overlay=overlay,
     )
 
 
-def light_pod(spec: JobSpec, settings: Settings) -> PodSettings:
+def light_pod(spec: JobSpec, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
     """The pod settings of prepare, publish and probe: small, on any node, with engine.host's service account."""
     host = next((system for system in spec.systems if system.name == spec.engine.host), None)
     amounts = {"cpu": settings.light_cpu, "memory": settings.light_memory}
@@ -180,6 +191,7 @@ def light_pod(spec: JobSpec, settings: Settings) -> PodSettings:
         image=settings.image_for_light_stages,
         resources=Resources(requests=amounts, limits={"memory": settings.light_memory}),
         service_account_name=host.service_account_name if host else None,
+        overlay=overlay,
     )
 
 

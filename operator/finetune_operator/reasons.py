@@ -12,7 +12,8 @@ from finetune_api.stage import Reason
 TRAINER = frozenset(str(reason) for reason in Reason)
 OPERATOR = frozenset(
     {
-        *("CreateRefused", "DeadlineExceeded", "JobDeadlineExceeded", "NodeUnreachable", "NoPod", "QueueTimeout"),
+        *("CreateRefused", "DeadlineExceeded", "JobDeadlineExceeded", "NodeUnreachable", "NoPod"),
+        *("PolicyViolation", "QueueTimeout"),
         *("QueueUnknown", "ResultLost", "Reused", "Running", "Starting", "Stopping", "Suspended"),
     }
 )
@@ -31,11 +32,22 @@ KUEUE = frozenset(
         *("TopologyPlacementFailed", "WaitingForPreemptedWorkloads", "WaitingForQuota"),
     }
 )
-CONDITIONS = frozenset({"Failed", "Invalid", "NotQueued", "NotSuspended", "SpecInvalid", "Succeeded", "Valid"})
+CONDITIONS = frozenset(
+    {"Failed", "Invalid", "NotQueued", "NotSuspended", "SpecInvalid", "Succeeded", "PolicyViolation", "Valid"}
+)
 EVENTS = frozenset(
     {
         *("ArtifactsPublished", "DeadlineExceeded", "NodeUnreachable", "OutOfMemory", "Preempted", "Queued"),
-        *("QueueTimeout", "Resumed", "SpecInvalid", "StageFailed", "StageRetried", "StageReused", "StageStarted"),
+        *(
+            "PolicyViolation",
+            "QueueTimeout",
+            "Resumed",
+            "SpecInvalid",
+            "StageFailed",
+            "StageRetried",
+            "StageReused",
+            "StageStarted",
+        ),
         *("StageSucceeded", "Suspended"),
     }
 )

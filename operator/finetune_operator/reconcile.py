@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from finetune_api import layout
 from finetune_api.job import JobSpec
 from finetune_api.keys import known_stage_keys
 from finetune_api.outline import PREPARE, PUBLISH, outline
 from finetune_api.stage import Pins, Reason, StageDocument, StageResult
-from finetune_api.status import ArtifactStatus, Phase, StageState, StageStatus
+from finetune_api.status import Phase, StageState, StageStatus
 from finetune_operator.actions import Action, Create, Outcome, Seen, Stop
 from finetune_operator.attempts import DONE, Advance, Around, Ticket, advance, again
 from finetune_operator.cleaning import cleaned
-from finetune_operator.conditions import FINAL, RunState, summarise
+from finetune_operator.conditions import FINAL, RunState, summarise, withheld
 from finetune_operator.documents import (
     artifacts_of,
     prepare_document,
@@ -34,7 +33,8 @@ from finetune_operator.halted import refused, suspended
 from finetune_operator.limits import limited
 from finetune_operator.manifests import Attempted, Manifest, Work, plan_config_map, stage_objects
 from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, source_of
-from finetune_operator.reached import Reached
+from finetune_operator.policy_rules import violations
+from finetune_operator.reached import Reached, published
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, admissible
 
@@ -49,11 +49,18 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
     spec, problems = admissible(view, settings)
     if spec is None or problems:
         return refused(view, seen, problems, now)
+    forbidden = "; ".join(map(str, violations(seen.tenancy, spec, settings.allowed_hosts)))
+    spec, settings = seen.tenancy.resolved(spec), seen.tenancy.settings(settings)
     run = _Run(view, spec, seen, settings, now)
     state = run.go_on()
     # What is finished has nothing to suspend.
     if spec.suspend and state.phase != Phase.SUCCEEDED:
         return suspended(view, seen, now)
+    if forbidden:
+        unmade = {str(manifest["metadata"]["name"]) for manifest in run.create}
+        at_work = any(attempt.name in run.wanted for attempt in seen.running())
+        state = withheld(state, view.status, unmade, forbidden, at_work=at_work)
+        run.create.clear()
     # What runs with a key that is no longer wanted is stopped before anything new takes its place.
     stops: list[Action] = [Stop(item) for item in seen.running() if item.name not in run.wanted]
     creates: list[Action] = [Create(manifest) for manifest in run.create]
@@ -75,6 +82,7 @@ class _Run:
         self.view, self.spec, self.seen, self.settings, self.now = view, spec, seen, settings, now
         self.owner = view.owner
         self.source = source_of(view.raw_spec)
+        self.overlay = seen.tenancy.overlay()
         self.before = {stage.name: stage for stage in view.status.stages}
         self.create: list[Manifest] = []
         self.wanted: set[str] = set()
@@ -109,7 +117,8 @@ class _Run:
             self.stages.append(self._prepared_before(plan))
             return plan
         pins = kept_pins(self.spec, plan)
-        work = prepare_work(self.owner, self.spec, self.source, pins, light_pod(self.spec, self.settings))
+        pod = light_pod(self.spec, self.settings, self.overlay)
+        work = prepare_work(self.owner, self.spec, self.source, pins, pod)
 
         def document(attempt: str) -> StageDocument:
             return prepare_document(self.owner, self.spec, work, pins, attempt)
@@ -120,7 +129,9 @@ class _Run:
             self._keep_running(pins)
             return None
         generation, prepared = self.owner.generation, step.result.prepared
-        plan = make_plan(self.owner.namespace, generation, self.source, self.spec, prepared, self.settings)
+        plan = make_plan(
+            self.owner.namespace, generation, self.source, self.spec, prepared, self.settings, self.overlay
+        )
         self.create.append(plan_config_map(self.owner, plan))
         return plan
 
@@ -252,20 +263,7 @@ class _Run:
         self.stages.append(step.status)
         if step.result is None:
             return self._reached().at(step.status)
-        return self._reached().at_the_end([self._artifact(plan, step.result, item.name) for item in wanted])
-
-    def _artifact(self, plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
-        """The artifact as status names it; its URI is computed here, never taken from a pod."""
-        item = next(item for item in result.published if item.name == name)
-        root = plan.job_spec().storage.uri
-        return ArtifactStatus(
-            name=item.name,
-            stage=item.stage,
-            uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
-            manifest=layout.join(root, layout.manifest_path(item.key)),
-            digest=item.digest,
-            bytes=item.bytes or None,
-        )
+        return self._reached().at_the_end([published(plan, step.result, item.name) for item in wanted])
 
     # --- what they share
 
