@@ -46,8 +46,23 @@ class JobSpec(Model):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
         3, description="How often a stage is tried when a failure may pass by itself."
     )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None,
+        description="Seconds that the pods of the job's stages may run, all together; waiting does not count, nor does "
+        "what is reused. Then the run fails with DeadlineExceeded; raising it goes on. Default: no limit.",
+    )
+    max_queue_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None,
+        description="Seconds that a stage may wait until its pod runs: in its queue, for a node, for its image. Then "
+        "the run fails with QueueTimeout; raising it goes on. Default: no limit.",
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        None,
+        description="Seconds from the run's end until its finished Jobs and their pods are deleted. The FinetuneJob, "
+        "its status and its outputs stay. Default: they stay until the FinetuneJob is deleted.",
+    )
     managed_by: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = Field(
         None,
-        description="Another controller that runs this job, such as kueue.x-k8s.io/multikueue; this operator "
-        "then leaves it alone.",
+        description="The controller that runs this job. Any other than finetune.dev/finetune-operator, such as "
+        "kueue.x-k8s.io/multikueue, means that this operator leaves it alone. Default: this operator.",
     )

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from finetune_api.base import NoEffect
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Pins
 
 # Raised when a pass starts to compute something else from the same inputs.
@@ -109,7 +110,7 @@ def _data_content(spec: JobSpec, pins: Pins, name: str) -> dict[str, Any]:
 
 
 def _runtime(spec: JobSpec, stage: StageOutline) -> dict[str, Any]:
-    """What of the place a stage runs on changes its result: a custom image, and the kind of device."""
+    """What of the place a stage runs on changes its result: a custom image, its GPUs, the world size."""
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
         return {}
@@ -118,6 +119,8 @@ def _runtime(spec: JobSpec, stage: StageOutline) -> dict[str, Any]:
         runtime["image"] = system.image
     if stage.computes_on_gpu and system.gpus():
         runtime["gpus"] = system.gpus()
+    if stage.type in ADAPTER_PASSES and system.world_size() > 1:
+        runtime["worldSize"] = system.world_size()
     return runtime
 
 

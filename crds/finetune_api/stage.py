@@ -22,6 +22,12 @@ from finetune_api.storage import Storage
 MAX_RESULT_BYTES = 4096
 STAGE_ENV = "FINETUNE_STAGE"
 RESULT_PATH_ENV = "FINETUNE_RESULT_PATH"
+# Where several processes train together: how many pods, processes in each, and rank 0's host:port. The pod's own rank
+# is the Job's completion index, in JOB_COMPLETION_INDEX; it is 0 where that is not set.
+NODES_ENV = "FINETUNE_NODES"
+PROCESSES_ENV = "FINETUNE_PROCESSES_PER_NODE"
+RENDEZVOUS_ENV = "FINETUNE_RENDEZVOUS"
+RENDEZVOUS_PORT = 29400
 SCRATCH_ENV = "FINETUNE_SCRATCH"
 STORAGE_CREDENTIALS_ENV = "FINETUNE_STORAGE_CREDENTIALS"
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)

@@ -12,6 +12,8 @@ from finetune_api.stage import Pins
 
 Message = Annotated[str, StringConstraints(max_length=4096)]
 Time = Annotated[str, StringConstraints(max_length=32)]
+# The newest of them; a ninth faulty node lets the first one be tried again.
+MAX_EXCLUDED_NODES = 8
 Word = Annotated[str, StringConstraints(max_length=64)]
 
 
@@ -81,6 +83,20 @@ class StageStatus(Model):
     retries: int = Field(0, description="Attempts made again that did not count: evictions, deletions by hand.")
     started_at: Time | None = Field(None, description="When the first attempt was made.")
     finished_at: Time | None = Field(None, description="When the stage ended.")
+    attempted_at: Time | None = Field(None, description="When the latest attempt was made.")
+    waiting_since: Time | None = Field(None, description="Since when the latest attempt waits for its pod to run.")
+    node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        None, description="The node of the latest attempt's pod; of several pods, the first one's."
+    )
+    excluded_nodes: Annotated[
+        list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=MAX_EXCLUDED_NODES)
+    ] = Field(
+        default_factory=list,
+        description="Nodes on which attempts met with faulty hardware, stalled or were lost; the next go elsewhere.",
+    )
+    ran_seconds: int = Field(0, description="Seconds that pods before the latest one ran.")
+    running_since: Time | None = Field(None, description="When the latest pod that ran began to.")
+    running_until: Time | None = Field(None, description="When that pod ended; absent while it runs.")
     progress: StageProgress | None = Field(None, description="How far it is.")
     reason: Word | None = Field(None, description="Why it is in this state.")
     message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(None, description="The same, in words.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator, StringConstraints
 
 from finetune_api import quantity
-from finetune_api.base import Model, Name, ObjectName, Quantity
+from finetune_api.base import LabelName, Model, Name, ObjectName, Quantity
 
 GPU = "nvidia.com/gpu"
 QuantityValue = Annotated[str | int, Quantity(), PlainValidator(quantity.checked)]
@@ -44,6 +44,31 @@ class Toleration(Model):
     )
 
 
+TopologyKey = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$",
+    ),
+]
+
+
+class Topology(Model):
+    """Where Kueue puts the pods of one stage: within one domain of a topology, such as a rack."""
+
+    required: TopologyKey | None = Field(
+        None,
+        description="The node label that all pods must have in common, such as cloud.provider.com/topology-rack; "
+        "Kueue's podset-required-topology. Default: none.",
+    )
+    preferred: TopologyKey | None = Field(
+        None,
+        description="The node label that all pods should have in common; Kueue's podset-preferred-topology. "
+        "Default: none.",
+    )
+
+
 class SystemTemplate(Model):
     """All that can be said of a place where stages run: by a job, or by the platform in a FinetunePolicy."""
 
@@ -64,6 +89,28 @@ class SystemTemplate(Model):
         None, description="Service account of the pods; its token is not mounted. Default: default."
     )
     runtime_class_name: ObjectName | None = Field(None, description="Runtime class of the pods.")
+    workload_priority_class: LabelName | None = Field(
+        None, description="Kueue's WorkloadPriorityClass of the stages, where the job names a queue. Default: none."
+    )
+    topology: Topology | None = Field(
+        None, description="Where Kueue puts the pods of a stage, where the job names a queue. Default: anywhere."
+    )
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Pods that train together, each on a node of its own where each takes a whole node's GPUs. For "
+        "training passes; the other stages run in one pod.",
+    )
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Training processes in each pod. Default: one for each GPU that a pod asks for, else one."
+    )
+
+    def processes(self) -> int:
+        """How many training processes each pod starts."""
+        return self.processes_per_node or max(1, self.gpus())
+
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self.nodes * self.processes()
 
     def gpus(self) -> int:
         """How many NVIDIA GPUs a pod asks for."""

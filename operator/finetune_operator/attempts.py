@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from finetune_api.stage import StageResult
-from finetune_api.status import StageProgress, StageState, StageStatus
-from finetune_operator.failures import Failure, Verdict, judge
+from finetune_api.stage import Reason, StageResult
+from finetune_api.status import MAX_EXCLUDED_NODES, StageProgress, StageState, StageStatus
+from finetune_operator.clocks import clocked
+from finetune_operator.failures import ENDED_BY_LIMIT, Failure, Verdict, judge
+from finetune_operator.kueue import Queues, queue_words
 from finetune_operator.manifests import Manifest
 from finetune_operator.observe import Attempt, AttemptState
 from finetune_operator.settings import Settings
 from finetune_operator.times import parse_time, rfc3339
+from finetune_operator.waiting import why_waiting
 
 # How long a Job that has ended waits for the watch to show its pod's end, which came before.
 SETTLE_SECONDS = 30.0
+# How often a Job that waits in its queue is looked at for news of why.
+QUEUE_POLL_SECONDS = 30.0
+NODE_UNREACHABLE = "NodeUnreachable"
+# After these the next attempt goes to another node.
+_FAULTS_OF_NODES = (Reason.HARDWARE, Reason.STALLED)
 DONE = (StageState.SUCCEEDED, StageState.REUSED)
+# Work that is cheap and leaves nothing that another run of it would not: where its result is lost, it is done again.
+LIGHT = ("Prepare", "Probe", "Publish")
 
 
 @dataclass(frozen=True)
 class Ticket:
     """A stage's work as `advance` needs it: what identifies it, and how to make its try number n.
 
-    `evidence` is the folder in which the attempt of this name leaves what is needed to find out why it failed.
+    `make` is given the number of the try, the number that counts, and the nodes to keep away from; its last object is
+    the Job. `evidence` is the folder in which the attempt of this name leaves what is needed to find out why it failed.
     """
 
     stage: str
@@ -32,9 +43,17 @@ class Ticket:
     identity: str
     max_attempts: int
     job_name: Callable[[int], str]
-    make_job: Callable[[int, int], Manifest]
+    make: Callable[[int, int, list[str]], list[Manifest]]
     accepts: Callable[[StageResult], bool]
+    queue: str | None = None
     evidence: Callable[[str], str] = lambda name: ""
+
+    def recorded(self, previous: StageStatus | None) -> StageStatus | None:
+        """`previous`, where its tries are this work's, and not those of another key, template or runId."""
+        if previous is None or previous.key != self.key:
+            return None
+        ours = previous.job is None or previous.job == self.job_name(previous.attempts + previous.retries)
+        return previous if ours else None
 
 
 @dataclass(frozen=True)
@@ -57,43 +76,59 @@ class Advance:
         return self.status.state in DONE
 
 
-def advance(
-    ticket: Ticket,
-    seen: Sequence[Attempt],
-    previous: StageStatus | None,
-    progress: StageProgress | None,
-    settings: Settings,
-    now: datetime,
-) -> Advance:
+@dataclass(frozen=True)
+class Around:
+    """What `advance` sees beside the attempts of its stage."""
+
+    settings: Settings
+    now: datetime
+    progress: StageProgress | None = None
+    queues: Queues | None = None
+
+
+def advance(ticket: Ticket, seen: Sequence[Attempt], previous: StageStatus | None, around: Around) -> Advance:
     """Look at the newest attempt of `ticket`, and go on from there.
 
     `previous` is what status says of the stage; it counts only where its key is the ticket's.
     """
-    if previous is not None and previous.key != ticket.key:
-        previous = None
+    recorded = ticket.recorded(previous)
     latest = max(
         (attempt for attempt in seen if attempt.identity == ticket.identity),
         key=lambda attempt: attempt.number,
         default=None,
     )
-    if latest is None:
-        return _without_attempt(ticket, previous, now)
-    base = _status_of(ticket, latest, previous)
+    step = _without_attempt(ticket, recorded, around) if latest is None else _with(ticket, latest, recorded, around)
+    return replace(step, status=clocked(step.status, recorded, latest, around.now))
+
+
+def _with(ticket: Ticket, latest: Attempt, recorded: StageStatus | None, around: Around) -> Advance:
+    """What became of the newest attempt."""
+    now, base = around.now, _status_of(ticket, latest, recorded)
+    if latest.lost and (parse_time(latest.lost.since) or now) <= now:
+        return _unreachable(ticket, latest, base, around)
     if latest.deleting and not latest.finished:
         waiting = base.model_copy(
             update={"state": StageState.PENDING, "reason": "Stopping", "message": "The last attempt is being stopped."}
         )
-        return Advance(waiting, wanted=frozenset({latest.name}))
+        return Advance(waiting, wanted=frozenset({latest.name}), requeue=_until_lost(latest, now))
     if latest.finished and not latest.settled and _age(latest.finished_at, now) < SETTLE_SECONDS:
-        running = base.model_copy(update={"state": StageState.RUNNING, "reason": "Running", "progress": progress})
+        running = base.model_copy(
+            update={"state": StageState.RUNNING, "reason": "Running", "progress": around.progress}
+        )
         return Advance(running, wanted=frozenset({latest.name}), requeue=1.0)
     match latest.state:
         case AttemptState.COMPLETE:
             return _completed(ticket, latest, base, now)
         case AttemptState.FAILED:
-            return _failed(ticket, latest, base, settings, now)
+            return _failed(ticket, latest, base, around)
         case _:
-            return Advance(_unfinished(latest, base, progress), wanted=frozenset({latest.name}))
+            return _unfinished(ticket, latest, base, around)
+
+
+def _until_lost(latest: Attempt, now: datetime) -> float | None:
+    """Seconds until the attempt's node counts as lost, where a deletion should have ended by then."""
+    since = parse_time(latest.lost.since) if latest.lost else None
+    return max(0.0, (since - now).total_seconds()) if since else None
 
 
 def _age(moment: str | None, now: datetime) -> float:
@@ -102,17 +137,34 @@ def _age(moment: str | None, now: datetime) -> float:
     return (now - since).total_seconds() if since else float("inf")
 
 
-def _without_attempt(ticket: Ticket, previous: StageStatus | None, now: datetime) -> Advance:
+def _without_attempt(ticket: Ticket, recorded: StageStatus | None, around: Around) -> Advance:
     """No Job is there: the first attempt, or one taken away, which goes on as a new try that costs nothing."""
-    if previous is None or previous.job is None:
-        return _start(ticket, 1, 1, None, now)
-    number = previous.attempts + previous.retries
-    if previous.job != ticket.job_name(number):
-        # The recorded tries were for another template or runId: this work has not been tried.
-        return _start(ticket, 1, 1, None, now)
-    if previous.state == StageState.FAILED:
-        return Advance(previous)
-    return _start(ticket, number + 1, previous.attempts, previous, now)
+    now = around.now
+    if recorded is None or recorded.job is None:
+        return _start(ticket, 1, 1, recorded, now)
+    if recorded.state == StageState.FAILED and recorded.reason not in ENDED_BY_LIMIT:
+        return Advance(recorded)
+    number = recorded.attempts + recorded.retries
+    made = parse_time(recorded.attempted_at)
+    wait = _free_delay(recorded.retries, around.settings) - ((now - made).total_seconds() if made else float("inf"))
+    if wait > 0 and made is not None:
+        # Something takes its Jobs away again and again: making them at once each time would help nobody.
+        moment = rfc3339(now + timedelta(seconds=wait))
+        update = {
+            "state": StageState.PENDING,
+            "reason": Reason.TERMINATED,
+            "message": f"Its Job was taken away; tried again at {moment}.",
+            "progress": None,
+        }
+        return Advance(recorded.model_copy(update=update), requeue=wait)
+    return _start(ticket, number + 1, recorded.attempts, recorded, now)
+
+
+def _free_delay(retries: int, settings: Settings) -> float:
+    """Seconds between tries that cost nothing: none for the first two, then doubling up to the limit."""
+    if retries < 2:
+        return 0.0
+    return min(settings.retry_backoff * 2.0 ** min(retries - 2, 30), settings.retry_backoff_limit)
 
 
 def again(ticket: Ticket, last: Advance, now: datetime) -> Advance:
@@ -127,6 +179,7 @@ def again(ticket: Ticket, last: Advance, now: datetime) -> Advance:
 
 def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | None, now: datetime) -> Advance:
     name = ticket.job_name(number)
+    excluded = list(previous.excluded_nodes) if previous else []
     status = StageStatus(
         name=ticket.stage,
         type=ticket.type,
@@ -135,12 +188,14 @@ def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | No
         job=name,
         attempts=counted,
         retries=number - counted,
-        started_at=previous.started_at if previous else rfc3339(now),
+        started_at=(previous.started_at if previous else None) or rfc3339(now),
+        attempted_at=rfc3339(now),
+        excluded_nodes=excluded,
         reason="Starting",
         # As it is said of a Job whose pod is not there yet: other words would be another write a moment later.
         message="Its pod is starting.",
     )
-    return Advance(status, create=[ticket.make_job(number, counted)], wanted=frozenset({name}))
+    return Advance(status, create=ticket.make(number, counted, excluded), wanted=frozenset({name}))
 
 
 def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) -> StageStatus:
@@ -153,19 +208,53 @@ def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) ->
         attempts=latest.counted,
         retries=max(0, latest.number - latest.counted),
         started_at=(previous.started_at if previous else None) or latest.created_at,
+        attempted_at=latest.created_at or None,
+        node=previous.node if previous and previous.job == latest.name else None,
+        excluded_nodes=list(previous.excluded_nodes) if previous else [],
     )
 
 
-def _unfinished(latest: Attempt, base: StageStatus, progress: StageProgress | None) -> StageStatus:
+def _unfinished(ticket: Ticket, latest: Attempt, base: StageStatus, around: Around) -> Advance:
+    wanted = frozenset({latest.name})
     if latest.state == AttemptState.RUNNING:
-        return base.model_copy(update={"state": StageState.RUNNING, "reason": "Running", "progress": progress})
+        update = {"state": StageState.RUNNING, "reason": "Running", "progress": around.progress}
+        return Advance(base.model_copy(update=update), wanted=wanted, requeue=_until_lost(latest, around.now))
     if latest.state == AttemptState.SUSPENDED:
-        return base.model_copy(
-            update={"state": StageState.QUEUED, "reason": "Queued", "message": "Waiting in its queue."}
+        reason, message = queue_words(ticket.queue, latest.uid, around.queues)
+        update = {"state": StageState.QUEUED, "reason": reason, "message": message[:1024]}
+        # Kueue's words are asked for; that the Job may run is seen at once.
+        poll = QUEUE_POLL_SECONDS if around.queues is not None else None
+        return Advance(base.model_copy(update=update), wanted=wanted, requeue=poll)
+    reason, message, more = why_waiting(latest, base.excluded_nodes, around.now)
+    return Advance(base.model_copy(update={"reason": reason, "message": message[:1024]}), wanted=wanted, requeue=more)
+
+
+def _unreachable(ticket: Ticket, latest: Attempt, base: StageStatus, around: Around) -> Advance:
+    """The attempt's node is not heard of: wait a while, then go on elsewhere, whatever becomes of the old pod."""
+    lost, now = latest.lost, around.now
+    if lost is None:
+        raise ValueError(f"{latest.name}: no node of it is lost")
+    since = parse_time(lost.since) or now
+    wait = (since + timedelta(seconds=around.settings.node_unreachable_after) - now).total_seconds()
+    base = base.model_copy(update={"excluded_nodes": _with_node(base.excluded_nodes, lost.node)})
+    if wait > 0:
+        moment = rfc3339(now + timedelta(seconds=wait))
+        message = (
+            f"node {lost.node} has not been heard of since {lost.since}; tried elsewhere at {moment}. "
+            f"If it is gone for good, kubectl delete node {lost.node} frees what it held."
         )
-    if latest.waiting:
-        return base.model_copy(update={"reason": latest.waiting.reason, "message": latest.waiting.message})
-    return base.model_copy(update={"reason": "Starting", "message": "Its pod is starting."})
+        state = StageState.RUNNING if latest.state == AttemptState.RUNNING else StageState.PENDING
+        status = base.model_copy(update={"state": state, "reason": NODE_UNREACHABLE, "message": message})
+        return Advance(status, wanted=frozenset({latest.name}), requeue=wait)
+    following = _start(ticket, latest.number + 1, latest.counted, base, now)
+    message = f"Attempt {latest.counted} again, elsewhere: node {lost.node} has not been heard of since {lost.since}."
+    status = following.status.model_copy(update={"reason": NODE_UNREACHABLE, "message": message})
+    return replace(following, status=status)
+
+
+def _with_node(nodes: Sequence[str], node: str | None) -> list[str]:
+    """`nodes` and `node`, the newest ones where they are too many."""
+    return list(nodes) if node is None or node in nodes else [*nodes, node][-MAX_EXCLUDED_NODES:]
 
 
 def _completed(ticket: Ticket, latest: Attempt, base: StageStatus, now: datetime) -> Advance:
@@ -192,8 +281,16 @@ def _completed(ticket: Ticket, latest: Attempt, base: StageStatus, now: datetime
     return Advance(status, wanted=frozenset({latest.name}), result=result)
 
 
-def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, settings: Settings, now: datetime) -> Advance:
+def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, around: Around) -> Advance:
+    now, settings = around.now, around.settings
     failure = judge(latest, ticket.type)
+    if failure.verdict == Verdict.FREE and latest.number - latest.counted >= settings.free_retries:
+        # Ended from outside so often, it may well be its own doing.
+        failure = replace(failure, verdict=Verdict.COUNTED)
+    if failure.reason in _FAULTS_OF_NODES:
+        base = base.model_copy(
+            update={"excluded_nodes": _with_node(base.excluded_nodes, latest.failed_node or base.node)}
+        )
     counted = latest.counted + (1 if failure.verdict == Verdict.COUNTED else 0)
     if failure.verdict == Verdict.FINAL or counted > ticket.max_attempts:
         return Advance(_given_up(ticket, latest, base, failure, now))
@@ -235,7 +332,7 @@ def _back_off(latest: Attempt, failure: Failure, settings: Settings, now: dateti
     if ended is None:
         return 0.0
     if failure.verdict == Verdict.FREE:
-        delay = settings.retry_backoff if latest.number - latest.counted >= 2 else 0.0
+        delay = _free_delay(latest.number - latest.counted, settings)
     else:
-        delay = min(settings.retry_backoff * 2 ** (latest.counted - 1), settings.retry_backoff_limit)
+        delay = min(settings.retry_backoff * 2.0 ** min(latest.counted - 1, 30), settings.retry_backoff_limit)
     return max(0.0, (ended + timedelta(seconds=delay) - now).total_seconds())

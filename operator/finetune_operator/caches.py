@@ -19,7 +19,7 @@ _GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
 def slim(body: Mapping[str, Any]) -> Body:
     """What the operator reads of an object; the rest would only cost memory, thousands of times.
 
-    Of a Job's spec that is all but the template, of a pod's the number of its GPUs.
+    Of a Job's spec that is all but the template, of a pod's its node and the number of its GPUs.
     """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     found = {**body, "metadata": meta}
@@ -27,7 +27,8 @@ def slim(body: Mapping[str, Any]) -> Body:
     if "template" in spec:
         found["spec"] = {name: value for name, value in spec.items() if name != "template"}
     elif "containers" in spec:
-        found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"])}
+        node = {"nodeName": spec["nodeName"]} if spec.get("nodeName") else {}
+        found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"]), **node}
     return found
 
 

@@ -16,8 +16,8 @@ from finetune_api.status import (
     StageStatus,
     Status,
 )
-from finetune_operator.observe import plain
 from finetune_operator.times import rfc3339
+from finetune_operator.words import plain
 
 FINAL = (Phase.SUCCEEDED, Phase.FAILED)
 POLICY_VIOLATION = "PolicyViolation"
@@ -36,6 +36,8 @@ class RunState:
     pins: Pins | None = None
     plan: PlanRef | None = None
     stage: StageStatus | None = field(default=None)
+    # It waits for what a person should look at, and goes on by itself where it can.
+    stalled: bool = False
     # What the namespace's policies have against the spec. What runs goes on; nothing new is made.
     violation: str = ""
 
@@ -69,10 +71,11 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
     phase = state.phase
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False"}.get(phase, "Unknown")
     at_work = phase in (Phase.PENDING, Phase.QUEUED, Phase.RUNNING)
+    stalled = phase == Phase.FAILED or state.stalled
     words: list[tuple[str, str, str, str]] = [
         ("Succeeded", succeeded, state.reason, state.message),
         ("SpecValid", *_spec_valid(state)),
-        ("Queued", _truth(phase == Phase.QUEUED), state.reason if phase == Phase.QUEUED else "NotQueued", ""),
+        _queued(state),
         (
             "Suspended",
             _truth(phase == Phase.SUSPENDED),
@@ -80,11 +83,17 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
             "",
         ),
         ("Ready", _truth(phase == Phase.SUCCEEDED), state.reason, state.message),
-        ("Reconciling", _truth(at_work), state.reason, ""),
-        ("Stalled", _truth(phase == Phase.FAILED), state.reason, state.message if phase == Phase.FAILED else ""),
+        ("Reconciling", _truth(at_work and not stalled), state.reason, ""),
+        ("Stalled", _truth(stalled), state.reason, state.message if stalled else ""),
     ]
     before = {condition.type: condition for condition in previous.conditions}
     return [_condition(*word, before.get(word[0]), generation, now) for word in words]
+
+
+def _queued(state: RunState) -> tuple[str, str, str, str]:
+    if state.phase == Phase.QUEUED:
+        return "Queued", "True", state.reason, state.message
+    return "Queued", "False", "NotQueued", ""
 
 
 def _spec_valid(state: RunState) -> tuple[str, str, str]:
@@ -181,7 +190,13 @@ def withheld(state: RunState, previous: Status, unmade: Collection[str], violati
     if not unmade:
         return state if state.phase in FINAL else replace(state, violation=violation)
     before = {stage.name: stage for stage in previous.stages}
-    said = {"state": StageState.PENDING, "reason": POLICY_VIOLATION, "message": plain(violation, 1024)}
+    # What is forbidden waits for nobody's pod.
+    said = {
+        "state": StageState.PENDING,
+        "reason": POLICY_VIOLATION,
+        "message": plain(violation, 1024),
+        "waiting_since": None,
+    }
     stages = [
         _not_made(stage, before.get(stage.name)).model_copy(update=said) if stage.job in unmade else stage
         for stage in state.stages
@@ -201,6 +216,8 @@ def withheld(state: RunState, previous: Status, unmade: Collection[str], violati
 def _not_made(stage: StageStatus, before: StageStatus | None) -> StageStatus:
     """`stage` with the tries that it had before the last one was asked for in vain."""
     if before is None or before.key != stage.key:
-        return stage.model_copy(update={"job": None, "attempts": 0, "retries": 0, "started_at": None})
-    kept = {name: getattr(before, name) for name in ("job", "attempts", "retries", "started_at")}
+        return stage.model_copy(
+            update={"job": None, "attempts": 0, "retries": 0, "started_at": None, "attempted_at": None}
+        )
+    kept = {name: getattr(before, name) for name in ("job", "attempts", "retries", "started_at", "attempted_at")}
     return stage.model_copy(update=kept)

@@ -18,6 +18,7 @@ import kopf
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_api.status import StageState, Status
 from finetune_operator import labels, logs
+from finetune_operator.actions import Create, Outcome, Seen, Stop
 from finetune_operator.caches import Body, Echoes, Key, NoDiffBase, slim
 from finetune_operator.conditions import blocked, broken
 from finetune_operator.kube import ApiError, Kube
@@ -29,11 +30,12 @@ from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.policy_watch import PolicyWatch
 from finetune_operator.polling import Poller
 from finetune_operator.probes import Probes
-from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
+from finetune_operator.reconcile import reconcile
 from finetune_operator.reporting import write_status
 from finetune_operator.resync import Cache, Resync
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, read_job
+from finetune_operator.workloads import Workloads
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Controller:
         self.settings = settings
         self._lost_leadership = lost_leadership
         self.kube: Kube
+        self.workloads: Workloads
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self.policies = PolicyWatch(self.on_policies)
@@ -110,6 +113,7 @@ class Controller:
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        self.workloads = Workloads(self.kube)
         await self.policies.start(self.kube, indices)
         self._spawn(self._resync.run(self.kube), "resync")
         if self.settings.liveness_port:
@@ -278,6 +282,7 @@ class Controller:
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._poller.of(key),
             plan=await self._plan(key, view),
+            queues=await self.workloads.of(key[0], [*shown.values(), *unshown]),
             tenancy=await self.policies.of(key[0]),
         )
 

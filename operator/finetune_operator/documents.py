@@ -10,7 +10,8 @@ from finetune_api.job import JobSpec
 from finetune_api.outline import PREPARE, PUBLISH, outline
 from finetune_api.stage import Artifact, JobRef, Pins, StageDocument, StageInput
 from finetune_api.status import StageStatus
-from finetune_operator.manifests import Owner, Work
+from finetune_operator.manifests import Work
+from finetune_operator.owner import Owner
 from finetune_operator.plan import Plan, PlannedStage, PodSettings
 
 # A published artifact's name, by the role that a stage's output has.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from finetune_api.stage import Reason
 from finetune_api.status import Phase, StageState, StageStatus, Status
-from finetune_operator.reconcile import LIGHT
+from finetune_operator.attempts import LIGHT, NODE_UNREACHABLE
+from finetune_operator.failures import ENDED_BY_LIMIT
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,54 @@ def events(before: Status, after: Status) -> list[Event]:
 
 
 def _stage_events(before: StageStatus | None, after: StageStatus) -> list[Event]:
-    same = before is not None and before.key == after.key
-    state = before.state if before and same else None
+    same = before if before is not None and before.key == after.key else None
     found: list[Event] = []
-    if before and same and before.job != after.job and before.job is not None and after.state != StageState.FAILED:
-        found.append(Event("Warning", "StageRetried", f"{after.name}: {after.message or after.reason}"))
-    if after.state == state:
+    if same and same.job not in (None, after.job) and after.state != StageState.FAILED:
+        found.append(Event("Warning", "StageRetried", _words(after)))
+    if after.reason == NODE_UNREACHABLE and (same is None or same.reason != NODE_UNREACHABLE):
+        found.append(Event("Warning", NODE_UNREACHABLE, _words(after)))
+    if same is not None and after.state == same.state:
         return found
-    match after.state:
+    return [*found, *_state_events(same, after)]
+
+
+def _state_events(before: StageStatus | None, after: StageStatus) -> list[Event]:
+    """What is told of a stage's new state."""
+    if before is not None and _lost_its_place(before, after):
+        return [Event("Warning", "Preempted", f"{_words(after)} It goes on from its last checkpoint.")]
+    if after.state == StageState.FAILED:
+        words = f"{after.name}: {after.reason}: {after.message}"
+        cause = [Event("Warning", after.reason, _words(after))] if after.reason in _CAUSES else []
+        return [*cause, Event("Warning", "StageFailed", words)]
+    goes_on = before is not None and before.running_since is not None
+    news = {
+        StageState.SUCCEEDED: ("StageSucceeded", f"{after.name} succeeded."),
+        StageState.REUSED: ("StageReused", f"{after.name}: {after.message or 'its result is kept'}"),
+        StageState.QUEUED: ("Queued", _words(after)),
+    }
+    if goes_on:
+        news[StageState.RUNNING] = ("Resumed", f"{after.name} goes on as Job {after.job}.")
+    elif after.type not in LIGHT:
         # What takes a few seconds: that it has begun is no news by the time it is read.
-        case StageState.RUNNING if after.type not in LIGHT:
-            found.append(Event("Normal", "StageStarted", f"{after.name} runs as Job {after.job}."))
-        case StageState.SUCCEEDED if after.type != "Publish":
-            found.append(Event("Normal", "StageSucceeded", f"{after.name} succeeded."))
-        case StageState.REUSED:
-            found.append(Event("Normal", "StageReused", f"{after.name}: {after.message or 'its result is kept'}"))
-        case StageState.FAILED:
-            found.append(Event("Warning", "StageFailed", f"{after.name}: {after.reason}: {after.message}"))
-        case StageState.QUEUED:
-            found.append(Event("Normal", "Queued", f"{after.name} waits in its queue."))
-    return found
+        news[StageState.RUNNING] = ("StageStarted", f"{after.name} runs as Job {after.job}.")
+    if after.type == "Publish":
+        # ArtifactsPublished says it.
+        news.pop(StageState.SUCCEEDED)
+    return [Event("Normal", *news[after.state])] if after.state in news else []
+
+
+# Endings that have an event of their own, beside StageFailed.
+_CAUSES = (Reason.OUT_OF_MEMORY, *ENDED_BY_LIMIT)
+
+
+def _lost_its_place(before: StageStatus, after: StageStatus) -> bool:
+    """Whether the stage's Job goes on waiting for a pod after one of its pods ran: evicted, drained or preempted."""
+    waits = after.state in (StageState.PENDING, StageState.QUEUED) and after.waiting_since is not None
+    return before.state == StageState.RUNNING and waits and before.job == after.job
+
+
+def _words(stage: StageStatus) -> str:
+    return f"{stage.name}: {stage.message or stage.reason or stage.state}"
 
 
 def _run_events(before: Status, after: Status) -> list[Event]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from kubernetes.aio import client, config
 
@@ -24,6 +24,7 @@ PATHS = {
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Service": "/api/v1/namespaces/{namespace}/services",
     "Namespace": "/api/v1/namespaces",
     "FinetunePolicy": f"/apis/{API_VERSION}/{POLICY_PLURAL}",
     "FinetuneJob": f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}",
@@ -131,6 +132,29 @@ class Kube:
             follow = (answer.get("metadata") or {}).get("continue") or ""
             if not follow:
                 return found
+
+    async def preferred_version(self, group: str) -> str | None:
+        """The version of an API group that the server prefers; None where it does not know the group."""
+        try:
+            found = await self._json("GET", f"/apis/{group}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return str((found.get("preferredVersion") or {}).get("version") or "") or None
+
+    async def workloads(self, namespace: str, version: str) -> list[Body]:
+        """Kueue's Workloads in a namespace, in chunks."""
+        path = f"/apis/kueue.x-k8s.io/{version}/namespaces/{namespace}/workloads"
+        found: list[Body] = []
+        more = ""
+        while True:
+            page = await self._json("GET", f"{path}?limit=500{more}")
+            found += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            more = f"&continue={quote(token)}"
 
     async def log_tail(self, namespace: str, pod: str, container: str, lines: int, limit: int) -> str:
         """The last lines of a container's log."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api import API_VERSION, KIND, keys, stage
+from finetune_api import keys, stage
 from finetune_api.job import JobSpec
 from finetune_api.policy import PodOverlay
 from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
-from finetune_operator import labels
+from finetune_operator import labels, rendezvous
+from finetune_operator.owner import Owner
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
+from finetune_operator.rendezvous import END_BY_DISRUPTION, IGNORE_DISRUPTIONS
+from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
 
@@ -30,27 +34,6 @@ CERTIFICATES = f"{RUN}/certificates"
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The FinetuneJob that an object belongs to."""
-
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-
-    def reference(self) -> Manifest:
-        """The ownerReference by which Kubernetes deletes the object with its job."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
 
 
 @dataclass(frozen=True)
@@ -91,80 +74,114 @@ class Work:
         return owner.name[:28]
 
 
-def stage_job(
-    owner: Owner,
-    work: Work,
-    document: StageDocument,
-    *,
-    number: int,
-    attempt: int,
-    spec: JobSpec,
-    grace: int,
-    scratch_size: str,
-) -> Manifest:
-    """The Job of one attempt: created once, never patched, without a TTL of its own.
+@dataclass(frozen=True)
+class Attempted:
+    """Which try of a stage a Job is: `number` counts all, `counted` those that count against maxAttempts."""
 
-    `number` counts all tries, `attempt` those that count against maxAttempts.
-    """
+    number: int
+    counted: int
+    excluded_nodes: tuple[str, ...] = ()
+
+
+def stage_job(
+    owner: Owner, work: Work, document: StageDocument, attempt: Attempted, spec: JobSpec, settings: Settings
+) -> Manifest:
+    """The Job of one attempt: created once, never patched, without a TTL of its own."""
     names = {
         labels.MANAGED_BY: labels.OPERATOR,
         labels.JOB: owner.name,
         labels.STAGE: work.stage,
         labels.GENERATION: str(owner.generation),
         labels.IDENTITY: work.identity(owner),
-        labels.TRY: str(number),
-        labels.ATTEMPT: str(attempt),
+        labels.TRY: str(attempt.number),
+        labels.ATTEMPT: str(attempt.counted),
     }
-    queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
+    name, pod_names = work.job_name(owner, attempt.number), {**names, **rendezvous.pod_labels(owner, work.pod)}
+    together = rendezvous.environment(owner, name, work.pod)
     overlay = work.pod.overlay or PodOverlay()
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": work.job_name(owner, number),
+            "name": name,
             "namespace": owner.namespace,
-            "labels": {**names, **queue},
+            "labels": {**names, **_queue_labels(work.pod, spec)},
             "annotations": {labels.KEY: work.key},
             "ownerReferences": [owner.reference()],
         },
         "spec": {
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            **rendezvous.job_fields(work.pod),
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": POD_FAILURE_POLICY,
+            "podFailurePolicy": _failure_policy(work.pod),
+            # A queue's own controller lets it go: without one, a Job would slip past the quota that it was meant for.
+            **({"suspend": True} if spec.queue_name else {}),
             "template": {
                 "metadata": {
-                    "labels": {**overlay.labels, **names},
-                    "annotations": {**overlay.annotations, labels.KEY: work.key},
+                    "labels": {**overlay.labels, **pod_names},
+                    "annotations": {**overlay.annotations, labels.KEY: work.key, **_topology(work.pod, spec)},
                 },
-                "spec": _pod_spec(work.pod, document, spec, grace, scratch_size),
+                "spec": {
+                    **_pod_spec(work.pod, document, spec, settings, together),
+                    **rendezvous.pod_fields(owner, work.pod),
+                    **_affinity(attempt.excluded_nodes),
+                },
             },
         },
     }
 
 
-# Evictions, preemptions and drains cost nothing; any other ending is the operator's to judge.
-POD_FAILURE_POLICY: Manifest = {
-    "rules": [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {
-            "action": "FailJob",
-            "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
-        },
-    ]
-}
+def stage_objects(
+    owner: Owner, work: Work, document: StageDocument, attempt: Attempted, spec: JobSpec, settings: Settings
+) -> list[Manifest]:
+    """All that an attempt needs, in order: where several pods run it, the Service by which they meet; its Job."""
+    meeting = [rendezvous.service(owner, work.stage)] if rendezvous.nodes(work.pod) > 1 else []
+    return [*meeting, stage_job(owner, work, document, attempt, spec, settings)]
 
 
-def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: int, scratch_size: str) -> Manifest:
+def _queue_labels(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
+    """Kueue's labels of the Job; none where the job names no queue."""
+    if not spec.queue_name:
+        return {}
+    priority = {labels.PRIORITY_CLASS: pod.workload_priority_class} if pod.workload_priority_class else {}
+    return {labels.QUEUE: spec.queue_name, **priority}
+
+
+def _topology(pod: PodSettings, spec: JobSpec) -> dict[str, str]:
+    """Kueue's annotations of the pod template, by which it places the pods of one Job together."""
+    if not spec.queue_name or pod.topology is None:
+        return {}
+    wanted = {labels.REQUIRED_TOPOLOGY: pod.topology.required, labels.PREFERRED_TOPOLOGY: pod.topology.preferred}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _affinity(excluded_nodes: tuple[str, ...]) -> Manifest:
+    """The pod's affinity: away from nodes on which attempts failed for reasons of the node's."""
+    if not excluded_nodes:
+        return {}
+    elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(excluded_nodes)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
+
+
+def _failure_policy(pod: PodSettings) -> Manifest:
+    """What ends the Job at once, and what does not count."""
+    disruption = END_BY_DISRUPTION if rendezvous.nodes(pod) > 1 else IGNORE_DISRUPTIONS
+    exit_codes = {"containerName": CONTAINER, "operator": "NotIn", "values": [0]}
+    return {"rules": [disruption, {"action": "FailJob", "onExitCodes": exit_codes}]}
+
+
+def _pod_spec(
+    pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
+) -> Manifest:
     overlay = pod.overlay or PodOverlay()
-    volumes, mounts = _volumes(document, spec, scratch_size, gpu=_asks_for_gpu(pod), overlay=overlay)
+    volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod), overlay=overlay)
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
-        "env": _environment(pod, document, spec),
+        "env": _environment(pod, document, spec, together),
         "resources": _resources(pod, overlay),
         "terminationMessagePath": RESULT_FILE,
         "terminationMessagePolicy": "File",
@@ -179,7 +196,7 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": settings.termination_grace,
         "securityContext": {
             "runAsNonRoot": True,
             "fsGroup": GROUP_ID,
@@ -200,7 +217,9 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
     return {**result, **{name: value for name, value in optional.items() if value}}
 
 
-def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> list[Manifest]:
+def _environment(
+    pod: PodSettings, document: StageDocument, spec: JobSpec, together: Mapping[str, str]
+) -> list[Manifest]:
     values = {
         # Kubernetes expands $(NAME) in values and makes $$ one $; a template may hold either.
         stage.STAGE_ENV: document.model_dump_json(exclude_none=True).replace("$", "\\u0024"),
@@ -214,6 +233,7 @@ def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> li
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
+        **together,
     }
     if spec.storage.credentials_secret_ref:
         values[stage.STORAGE_CREDENTIALS_ENV] = STORAGE_CREDENTIALS
@@ -313,9 +333,10 @@ def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, s
 
 
 def _threads(pod: PodSettings) -> int:
-    """Threads for the pod's CPUs: its limit, else its request, at least one."""
+    """Threads for each process: its share of the pod's CPUs by limit, else by request, at least one."""
     resources = pod.resources
-    return max(1, int(amount(resources.limits.get("cpu", resources.requests.get("cpu", 1)))))
+    cpus = int(amount(resources.limits.get("cpu", resources.requests.get("cpu", 1))))
+    return max(1, cpus // (pod.processes_per_node or 1))
 
 
 def plan_config_map(owner: Owner, plan: Plan) -> Manifest:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,15 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.stage import MAX_RESULT_BYTES, StageResult
-from finetune_operator import labels
-from finetune_operator.manifests import CONTAINER
+from finetune_operator import labels, pods
+from finetune_operator.pods import Lost, Waiting
+from finetune_operator.words import plain
 
 Body = Mapping[str, Any]
-
-_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
-# Angle brackets that no page takes for a tag, and half surrogate pairs that UTF-8 has no bytes for.
-_MARKUP = {ord("<"): "‹", ord(">"): "›", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class AttemptState(StrEnum):
@@ -33,18 +28,11 @@ class AttemptState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Why an attempt's pod does not run yet."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Attempt:
-    """One try of a stage, as its Job and newest pod show it.
+    """One try of a stage, as its Job and the newest pod of each rank show it.
 
-    `settled` is false while the Job has ended and the watch has not yet shown how its pod did.
+    `settled` is false while the Job has ended and the watch has not yet shown how its pod did. `pods` is how many of
+    the `size` pods there are; `running` of them run or have ended. `began_at` and `ended_at` are rank 0's.
     """
 
     name: str
@@ -65,6 +53,16 @@ class Attempt:
     waiting: Waiting | None = None
     failure: str = ""
     settled: bool = True
+    size: int = 1
+    pods: int = 0
+    running: int = 0
+    node: str | None = None
+    failed_node: str | None = None
+    began_at: str | None = None
+    ended_at: str | None = None
+    placed_at: str | None = None
+    resumed_at: str | None = None
+    lost: Lost | None = None
 
     @property
     def finished(self) -> bool:
@@ -72,13 +70,13 @@ class Attempt:
         return self.state in (AttemptState.COMPLETE, AttemptState.FAILED)
 
 
-def attempts(jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str) -> list[Attempt]:
+def attempts(jobs: Iterable[Body], all_pods: Iterable[Body], owner_uid: str) -> list[Attempt]:
     """The attempts among `jobs` that belong to the FinetuneJob `owner_uid`, in order of their number.
 
     A Job that merely bears our labels is nobody's attempt: the owner's uid decides.
     """
     by_job: dict[str, list[Body]] = {}
-    for pod in pods:
+    for pod in all_pods:
         for reference in pod.get("metadata", {}).get("ownerReferences") or []:
             if reference.get("kind") == "Job":
                 by_job.setdefault(str(reference.get("uid")), []).append(pod)
@@ -90,14 +88,17 @@ def attempts(jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str) -> list
     return sorted(found, key=lambda attempt: attempt.number)
 
 
-def _attempt(job: Body, pods: list[Body]) -> Attempt:
+def _attempt(job: Body, found: list[Body]) -> Attempt:
     meta, status = job["metadata"], job.get("status") or {}
     names = meta.get("labels") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
-    pod = max(pods, key=lambda item: str(item["metadata"].get("creationTimestamp", "")), default=None)
-    terminated = _terminated(pod)
     failed = conditions.get("Failed")
     ended = conditions.get("Complete") or failed
+    size = _size(job)
+    ranks = pods.newest_by_rank(found)
+    telling = pods.culprit(ranks, failed)
+    ending = pods.terminated(telling)
+    state = _state(job, conditions, ranks, size)
     return Attempt(
         name=meta["name"],
         uid=meta["uid"],
@@ -106,53 +107,61 @@ def _attempt(job: Body, pods: list[Body]) -> Attempt:
         key=str((meta.get("annotations") or {}).get(labels.KEY, "")),
         number=_number(names.get(labels.TRY)),
         counted=_number(names.get(labels.ATTEMPT)),
-        state=_state(job, conditions, pod),
+        state=state,
         deleting="deletionTimestamp" in meta,
         created_at=str(meta.get("creationTimestamp", "")),
         finished_at=(ended or {}).get("lastTransitionTime") or status.get("completionTime"),
-        exit_code=_exit_code(failed, terminated),
-        oom_killed=terminated.get("reason") == "OOMKilled",
-        pod=pod["metadata"]["name"] if pod else None,
-        result=read_result(terminated.get("message")),
-        waiting=_waiting(pod),
-        settled=pod is None or bool(terminated) or _phase(pod) in ("Succeeded", "Failed"),
+        exit_code=pods.exit_code(failed, ending),
+        oom_killed=ending.get("reason") == "OOMKilled",
+        pod=telling["metadata"]["name"] if telling else None,
+        result=read_result(ending.get("message")),
+        waiting=pods.waiting(ranks),
+        settled=telling is None or bool(ending) or pods.phase(telling) in ("Succeeded", "Failed"),
         failure=plain(f"{failed.get('reason', '')}: {failed.get('message', '')}", 512) if failed else "",
+        size=size,
+        pods=len(ranks),
+        running=sum(pods.phase(pod) in _BEGUN for pod in ranks),
+        node=pods.node_of(ranks[0] if ranks else None),
+        failed_node=pods.node_of(telling),
+        began_at=pods.began_at(ranks[0] if ranks else None),
+        ended_at=pods.moment(pods.terminated(ranks[0] if ranks else None).get("finishedAt")),
+        placed_at=pods.placed_at(ranks[0] if ranks else None),
+        resumed_at=_resumed_at(status),
+        lost=pods.lost_node(found) if not ended else None,
     )
+
+
+_BEGUN = ("Running", "Succeeded", "Failed")
+
+
+def _resumed_at(status: Body) -> str | None:
+    """When the Job was last let go from its queue."""
+    for item in status.get("conditions") or []:
+        if item.get("type") == "Suspended" and item.get("status") == "False":
+            return pods.moment(item.get("lastTransitionTime"))
+    return None
+
+
+def _size(job: Body) -> int:
+    """How many pods the Job runs."""
+    completions = (job.get("spec") or {}).get("completions")
+    return completions if isinstance(completions, int) and 0 < completions < 10_000 else 1
 
 
 def _number(text: Any) -> int:
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 6 else 1
 
 
-def _state(job: Body, conditions: Mapping[str, Body], pod: Body | None) -> AttemptState:
+def _state(job: Body, conditions: Mapping[str, Body], ranks: Sequence[Body], size: int) -> AttemptState:
     if "Complete" in conditions:
         return AttemptState.COMPLETE
     if "Failed" in conditions:
         return AttemptState.FAILED
     if job.get("spec", {}).get("suspend"):
         return AttemptState.SUSPENDED
-    if pod and _phase(pod) in ("Running", "Succeeded", "Failed"):
+    if sum(pods.phase(pod) in _BEGUN for pod in ranks) >= size:
         return AttemptState.RUNNING
     return AttemptState.PENDING
-
-
-def _phase(pod: Body) -> str:
-    return str((pod.get("status") or {}).get("phase", ""))
-
-
-def _terminated(pod: Body | None) -> Body:
-    for container in ((pod or {}).get("status") or {}).get("containerStatuses") or []:
-        if container.get("name") == CONTAINER:
-            return (container.get("state") or {}).get("terminated") or {}
-    return {}
-
-
-def _exit_code(failed: Body | None, terminated: Body) -> int | None:
-    """The trainer's exit code, from its pod, or from the Job's condition where the pod is gone."""
-    if isinstance(terminated.get("exitCode"), int):
-        return int(terminated["exitCode"])
-    match = _EXIT_CODE.search(str((failed or {}).get("message", "")))
-    return int(match[1]) if match else None
 
 
 def read_result(message: Any) -> StageResult | None:
@@ -163,26 +172,3 @@ def read_result(message: Any) -> StageResult | None:
         return StageResult.model_validate_json(message)
     except ValidationError:
         return None
-
-
-def _waiting(pod: Body | None) -> Waiting | None:
-    status = (pod or {}).get("status") or {}
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return Waiting(_word(condition.get("reason")), plain(condition.get("message"), 512))
-    for container in status.get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
-            return Waiting(_word(waiting.get("reason")), plain(waiting.get("message"), 512))
-    return None
-
-
-def _word(text: Any) -> str:
-    """A condition's reason: letters and digits, a letter first."""
-    return re.sub(r"[^A-Za-z0-9]", "", str(text or "")).lstrip("0123456789")[:64] or "Waiting"
-
-
-def plain(text: Any, limit: int) -> str:
-    """`text` as one line without control characters and markup, cut to `limit` characters."""
-    line = _CONTROL.sub(" ", str(text or "")[: 8 * limit]).translate(_MARKUP).strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -69,6 +69,8 @@ PERMISSIONS = (
     Permission("", "pods", ("list", "watch"), Where.JOBS, "why a stage waits, and how it ended"),
     Permission("", "pods/log", ("get",), Where.JOBS, "progress"),
     Permission("", "configmaps", ("create", "get"), Where.JOBS, "frozen plans"),
+    Permission("", "services", ("create", "get"), Where.JOBS, "names by which the pods of one stage find each other"),
+    Permission("kueue.x-k8s.io", "workloads", ("list",), Where.JOBS, "why a stage waits in its queue"),
     Permission("", "events", ("create", "get", "patch"), Where.JOBS, "what `kubectl describe` tells"),
     Permission("coordination.k8s.io", "leases", ("create",), Where.OWN, "create cannot be narrowed to a name"),
     Permission(

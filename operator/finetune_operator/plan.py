@@ -16,15 +16,26 @@ from finetune_api import keys
 from finetune_api.base import Digest, Model
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.policy import PodOverlay
 from finetune_api.stage import Pins, Prepared
-from finetune_api.system import Resources, Toleration
+from finetune_api.system import Resources, Toleration, Topology
 from finetune_operator.settings import Settings
 
 PLAN_KEY = "plan.json"
 GPU = "nvidia.com/gpu"
 # Fields that say how a run is conducted, not what it computes: editing them needs no new prepare.
-OPERATIONAL = frozenset({"suspend", "maxAttempts", "queueName", "managedBy"})
+OPERATIONAL = frozenset(
+    {
+        "suspend",
+        "maxAttempts",
+        "queueName",
+        "managedBy",
+        "activeDeadlineSeconds",
+        "maxQueueSeconds",
+        "ttlSecondsAfterFinished",
+    }
+)
 
 
 class PodSettings(Model):
@@ -37,6 +48,10 @@ class PodSettings(Model):
     priority_class_name: str | None = None
     service_account_name: str | None = None
     runtime_class_name: str | None = None
+    workload_priority_class: str | None = None
+    topology: Topology | None = None
+    nodes: int | None = None
+    processes_per_node: int | None = None
     # None where there is nothing in it: plans and Jobs of operators that knew no overlay stay what they are.
     overlay: PodOverlay | None = None
 
@@ -151,6 +166,8 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
         return PodSettings(image=settings.trainer_image, resources=_default_resources(settings), overlay=overlay)
+    # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
+    together = stage.type in ADAPTER_PASSES and system.world_size() > 1
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
     return PodSettings(
         image=system.image or settings.trainer_image,
@@ -160,6 +177,10 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
         priority_class_name=system.priority_class_name,
         service_account_name=system.service_account_name,
         runtime_class_name=system.runtime_class_name,
+        workload_priority_class=system.workload_priority_class,
+        topology=system.topology,
+        nodes=system.nodes if together else None,
+        processes_per_node=system.processes() if together else None,
         overlay=overlay,
     )
 

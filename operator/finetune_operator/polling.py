@@ -13,6 +13,7 @@ from finetune_operator import labels
 from finetune_operator.caches import Body, Key
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.manifests import CONTAINER
+from finetune_operator.pods import rank
 from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
 from finetune_operator.settings import Settings
 
@@ -42,7 +43,7 @@ class Poller:
         """Ask every progress_interval, slower when many run, until cancelled."""
         budget = asyncio.Semaphore(self._settings.progress_in_flight)
         while True:
-            running = [(key, pod) for key, pod in self._pods() if (pod.get("status") or {}).get("phase") == "Running"]
+            running = [(key, pod) for key, pod in self._pods() if _speaks(pod)]
             await asyncio.gather(*(self._read(kube, key, pod, budget) for key, pod in running))
             await asyncio.sleep(self._settings.progress_interval * max(1.0, len(running) / MANY))
 
@@ -63,3 +64,8 @@ class Poller:
         if progress is not None and self.of(key).get(job) != progress:
             self._progress[key] = {job: progress}
             self._changed(key)
+
+
+def _speaks(pod: Body) -> bool:
+    """Whether the pod runs, and of the pods that run a stage together it is the one that reports."""
+    return (pod.get("status") or {}).get("phase") == "Running" and rank(pod) == 0

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from finetune_api.stage import Progress
 from finetune_api.status import StageProgress
-from finetune_operator.observe import plain
+from finetune_operator.words import plain
 
 MAX_LINE = 2048
 TAIL_LINES = 40

@@ -11,7 +11,7 @@ from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
 from finetune_api.stage import Artifact
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
-from finetune_operator.attempts import DONE
+from finetune_operator.attempts import DONE, NODE_UNREACHABLE
 from finetune_operator.conditions import RunState
 from finetune_operator.plan import Plan, plan_name
 from finetune_operator.view import JobView
@@ -30,13 +30,15 @@ class Reached:
         """The run's state while `current`, the last of the stages, is not done."""
         shown = replace(self._base(), stages=[*self.stages, *self._to_come()], stage=current)
         place = f"{current.name}: {current.message or current.reason or current.state}"
+        if current.reason == NODE_UNREACHABLE and current.state != StageState.FAILED:
+            return replace(shown, phase=Phase.RUNNING, reason=NODE_UNREACHABLE, message=place, stalled=True)
         match current.state:
             case StageState.FAILED:
                 retry = "Correct what it names and edit the spec, or change spec.runId, to try again."
                 message = f"{place} {retry}"
                 return replace(shown, phase=Phase.FAILED, reason=current.reason or "Failed", message=message)
             case StageState.QUEUED:
-                return replace(shown, phase=Phase.QUEUED, reason="Queued", message=place)
+                return replace(shown, phase=Phase.QUEUED, reason=current.reason or "Queued", message=place)
             case StageState.RUNNING:
                 return replace(shown, phase=Phase.RUNNING, reason="Running", message=f"{current.name} is running.")
         started = any(stage.state in DONE for stage in self.stages)

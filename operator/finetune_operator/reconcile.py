@@ -6,25 +6,19 @@ Jobs are all there is, so the operator may die at any instant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from finetune_api import layout
 from finetune_api.job import JobSpec
 from finetune_api.keys import known_stage_keys
 from finetune_api.outline import PREPARE, PUBLISH, REPORT, outline
-from finetune_api.problems import Problem
 from finetune_api.stage import Pins, Reason, StageDocument, StageResult
-from finetune_api.status import (
-    Phase,
-    StageProgress,
-    StageState,
-    StageStatus,
-    Status,
-)
-from finetune_operator.attempts import DONE, Advance, Ticket, advance, again
-from finetune_operator.conditions import RunState, summarise, withheld
+from finetune_api.status import Phase, StageState, StageStatus
+from finetune_operator.actions import Action, Create, Outcome, Seen, Stop
+from finetune_operator.attempts import DONE, LIGHT, Advance, Around, Ticket, advance, again
+from finetune_operator.cleaning import cleaned
+from finetune_operator.conditions import FINAL, RunState, summarise, withheld
 from finetune_operator.documents import (
     artifacts_of,
     prepare_document,
@@ -36,53 +30,14 @@ from finetune_operator.documents import (
     stage_document,
     stage_work,
 )
-from finetune_operator.manifests import Manifest, Work, plan_config_map, stage_job
-from finetune_operator.observe import Attempt
+from finetune_operator.halted import refused, suspended
+from finetune_operator.limits import limited
+from finetune_operator.manifests import Attempted, Manifest, Work, plan_config_map, stage_objects
 from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, source_of
-from finetune_operator.policy import Tenancy
 from finetune_operator.policy_rules import violations
 from finetune_operator.reached import Reached, published
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, admissible
-
-# Work that is cheap and leaves nothing that another run of it would not: where its result is lost, it is done again.
-LIGHT = ("Prepare", "Probe", "Publish")
-
-
-@dataclass(frozen=True)
-class Create:
-    """Create this object; that it is there already is as good."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Delete the Job of this attempt, its pods first."""
-
-    attempt: Attempt
-
-
-Action = Create | Stop
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is observed beside the job itself."""
-
-    attempts: Sequence[Attempt] = ()
-    progress: Mapping[str, StageProgress] = field(default_factory=dict)
-    plan: Plan | None = None
-    tenancy: Tenancy = field(default_factory=Tenancy)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What to do, in order; the status to write (None: leave it); when to ask again."""
-
-    actions: list[Action] = field(default_factory=list)
-    status: Status | None = None
-    requeue: float | None = None
 
 
 def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> Outcome:
@@ -91,65 +46,31 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
         return Outcome()
     spec, problems = admissible(view, settings)
     if spec is None or problems:
-        return _refused(view, seen, problems, now)
+        return refused(view, seen, problems, now)
     forbidden = "; ".join(map(str, violations(seen.tenancy, spec, settings.allowed_hosts)))
     spec, settings = seen.tenancy.resolved(spec), seen.tenancy.settings(settings)
     run = _Run(view, spec, seen, settings, now)
     state = run.go_on()
     # What is finished has nothing to suspend.
     if spec.suspend and state.phase != Phase.SUCCEEDED:
-        return _suspended(view, seen, now)
+        return suspended(view, seen, now)
     if forbidden:
         unmade = {str(manifest["metadata"]["name"]) for manifest in run.create}
-        at_work = any(attempt.name in run.wanted for attempt in _running(seen))
+        at_work = any(attempt.name in run.wanted for attempt in seen.running())
         state = withheld(state, view.status, unmade, forbidden, at_work=at_work)
         run.create.clear()
-    actions: list[Action] = [Create(manifest) for manifest in run.create]
     # What runs with a key that is no longer wanted is stopped before anything new takes its place.
-    stops: list[Action] = [Stop(item) for item in _running(seen) if item.name not in run.wanted]
-    return Outcome([*stops, *actions], summarise(state, view.owner.generation, view.status, now), run.requeue)
-
-
-def _running(seen: Seen) -> list[Attempt]:
-    return [attempt for attempt in seen.attempts if not attempt.finished and not attempt.deleting]
-
-
-def _refused(view: JobView, seen: Seen, problems: Sequence[Problem], now: datetime) -> Outcome:
-    message = "; ".join(str(found) for found in problems)
-    # What is recorded as done stays recorded: a corrected spec goes on from it.
-    done = [stage for stage in view.status.stages if stage.state in DONE and stage.name != PUBLISH]
-    state = RunState(
-        Phase.FAILED,
-        "SpecInvalid",
-        message,
-        spec_valid=False,
-        stages=done,
-        pins=view.status.pins,
-        plan=view.status.plan,
-    )
+    stops: list[Action] = [Stop(item) for item in seen.running() if item.name not in run.wanted]
+    creates: list[Action] = [Create(manifest) for manifest in run.create]
     status = summarise(state, view.owner.generation, view.status, now)
-    return Outcome([Stop(attempt) for attempt in _running(seen)], status)
+    if state.phase not in FINAL:
+        return Outcome([*stops, *creates], status, run.requeue)
+    old, later = cleaned(view, spec, seen, now)
+    return Outcome([*stops, *creates, *old], status, _sooner(run.requeue, later))
 
 
-def _suspended(view: JobView, seen: Seen, now: datetime) -> Outcome:
-    before = view.status
-    stages = [
-        stage
-        if stage.state in (*DONE, StageState.FAILED)
-        else stage.model_copy(update={"state": StageState.SUSPENDED, "reason": "Suspended", "progress": None})
-        for stage in before.stages
-        if stage.name != PUBLISH or stage.state not in DONE
-    ]
-    state = RunState(
-        phase=Phase.SUSPENDED,
-        reason="Suspended",
-        message="Nothing runs until spec.suspend is false.",
-        stages=stages,
-        pins=before.pins,
-        plan=before.plan,
-    )
-    status = summarise(state, view.owner.generation, before, now)
-    return Outcome([Stop(attempt) for attempt in _running(seen)], status)
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 class _Run:
@@ -349,16 +270,14 @@ class _Run:
     def _ticket(
         self, work: Work, document: Callable[[str], StageDocument], accepts: Callable[[StageResult], bool]
     ) -> Ticket:
-        def make_job(number: int, attempt: int) -> Manifest:
-            return stage_job(
+        def make(number: int, attempt: int, excluded: list[str]) -> list[Manifest]:
+            return stage_objects(
                 self.owner,
                 work,
                 document(work.job_name(self.owner, number)),
-                number=number,
-                attempt=attempt,
-                spec=self.spec,
-                grace=self.settings.termination_grace,
-                scratch_size=self.settings.scratch_size,
+                Attempted(number, attempt, tuple(excluded)),
+                self.spec,
+                self.settings,
             )
 
         return Ticket(
@@ -368,8 +287,9 @@ class _Run:
             identity=work.identity(self.owner),
             max_attempts=self.spec.max_attempts,
             job_name=lambda number: work.job_name(self.owner, number),
-            make_job=make_job,
+            make=make,
             accepts=accepts,
+            queue=self.spec.queue_name,
             evidence=lambda name: layout.join(self.spec.storage.uri, layout.failure_path(work.key, name)),
         )
 
@@ -379,16 +299,19 @@ class _Run:
         ticket = self._ticket(work, document, accepts)
         previous = self.before.get(work.stage)
         progress = self.seen.progress.get(previous.job) if previous and previous.job else None
-        step = advance(ticket, self.seen.attempts, previous, progress, self.settings, self.now)
+        around = Around(self.settings, self.now, progress, self.seen.queues)
+        step = advance(ticket, self.seen.attempts, previous, around)
         if step.lost and work.type in LIGHT:
             step = again(ticket, step, self.now)
+        if work.type != "Probe":
+            # A probe has no record of its own, and takes seconds.
+            step = limited(step, ticket.recorded(previous), self.stages, self.spec, self.now)
         return self._collect(step)
 
     def _collect(self, step: Advance) -> Advance:
         self.create.extend(step.create)
         self.wanted |= step.wanted
-        if step.requeue is not None:
-            self.requeue = min(step.requeue, self.requeue or step.requeue)
+        self.requeue = _sooner(self.requeue, step.requeue)
         return step
 
 

@@ -14,8 +14,8 @@ from finetune_api.status import Status
 from finetune_operator import labels, logs
 from finetune_operator.events import Event, events
 from finetune_operator.kube import ApiError, Kube
-from finetune_operator.manifests import Owner
 from finetune_operator.metrics import Metrics
+from finetune_operator.owner import Owner
 from finetune_operator.times import rfc3339
 from finetune_operator.view import JobView
 

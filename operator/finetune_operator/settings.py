@@ -20,7 +20,9 @@ class Settings:
     replicas holds; empty means that there is but one. `log_format` is text or json. After `stuck_seconds` of one piece
     of work, or of a watch that shows nothing new, the liveness probe fails; every `resync_seconds` lists are compared
     with what the watches showed. `allowed_hosts` are storage hosts that jobs may use although they are loopback or
-    link-local addresses: those of a local cluster. Raises ValueError for what cannot work.
+    link-local addresses: those of a local cluster. After `free_retries` endings from outside, which cost no attempt,
+    the next ones do. A node that is silent for `node_unreachable_after` is given up. Raises ValueError for what cannot
+    work.
     """
 
     trainer_image: str = "finetune-trainer:latest"
@@ -32,6 +34,8 @@ class Settings:
     progress_in_flight: int = 4
     retry_backoff: float = 10.0
     retry_backoff_limit: float = 300.0
+    free_retries: int = 20
+    node_unreachable_after: float = 300.0
     workers: int = 8
     request_timeout: float = 30.0
     liveness_port: int = 0

@@ -9,13 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api import rules
+from finetune_api import GROUP, rules
 from finetune_api.job import JobSpec
 from finetune_api.problems import Problem, problem
 from finetune_api.status import Status
-from finetune_operator.manifests import Owner
+from finetune_operator import labels
+from finetune_operator.owner import Owner
 from finetune_operator.settings import Settings
 
+# What spec.managedBy says of a job that is this operator's.
+MANAGER = f"{GROUP}/{labels.OPERATOR}"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -34,7 +37,7 @@ class JobView:
     @property
     def managed_elsewhere(self) -> bool:
         """Whether another controller has this job."""
-        return bool(self.raw_spec.get("managedBy"))
+        return self.raw_spec.get("managedBy") not in (None, "", MANAGER)
 
 
 def read_job(body: Mapping[str, Any]) -> JobView:

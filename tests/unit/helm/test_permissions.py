@@ -122,7 +122,7 @@ def grant_of(method: str, url: str) -> Grant:
 
 async def everything(kube: Kube) -> None:
     """Each call that the controller makes, of each kind that it makes it of."""
-    for kind in ("Job", "ConfigMap", "Event"):
+    for kind in ("Job", "ConfigMap", "Event", "Service"):
         await kube.create({"kind": kind, "metadata": {"namespace": "n"}})
         await kube.get(kind, "n", "x")
     for kind in ("Namespace", "FinetunePolicy"):
@@ -134,17 +134,30 @@ async def everything(kube: Kube) -> None:
     await kube.log_tail("n", "x", "c", 1, 1)
     for kind in ("FinetuneJob", "Job", "Pod"):
         await kube.versions(kind, "n", "")
+    await kube.workloads("n", "v1beta2")
 
 
 async def test_the_calls_of_kube_and_the_watches_of_kopf_are_what_is_declared() -> None:
     recorder = Recorder()
     calls = {name for name in vars(Kube) if not name.startswith("_")} - {"connect", "close"}
-    covered = {"create", "get", "probe", "delete_job", "patch_status", "patch_event", "log_tail", "versions"}
+    # Everybody may ask which API groups there are.
+    calls -= {"preferred_version"}
+    covered = {
+        "create",
+        "get",
+        "probe",
+        "delete_job",
+        "patch_status",
+        "patch_event",
+        "log_tail",
+        "versions",
+        "workloads",
+    }
     assert calls == covered, "cover it in everything()"
     await everything(Kube(recorder, 1.0, lambda verb, code: None))  # type: ignore[arg-type]  # as much as Kube uses
     asked = {grant_of(method, url) for method, url in recorder.asked}
     reached = {grant_of(method, url)[1].split("/")[0] for method, url in recorder.asked}
-    assert reached == {path.rpartition("/")[2] for path in PATHS.values()}
+    assert reached == {path.rpartition("/")[2] for path in PATHS.values()} | {"workloads"}
 
     registry = kopf.OperatorRegistry()
     Controller(Settings(), asyncio.Event()).register(registry)

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.status import Status
 from finetune_operator import labels
+from finetune_operator.actions import Create
 from finetune_operator.conditions import blocked
-from finetune_operator.reconcile import Create
 
 from ..api.specs import changed, job_spec
 from .world import World

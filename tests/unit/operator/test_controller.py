@@ -16,6 +16,7 @@ from finetune_operator.controller import Controller
 from finetune_operator.kube import ApiError
 from finetune_operator.reporting import merge_patch, shortened
 from finetune_operator.settings import Settings
+from finetune_operator.workloads import Workloads
 
 from ..api.specs import job_spec
 from .world import SETTINGS, World
@@ -82,6 +83,7 @@ class Scene:
         self.kube = FakeKube(self.world)
         self.controller = Controller(SETTINGS, asyncio.Event())
         self.controller.kube = self.kube  # type: ignore[assignment]  # as much as it uses
+        self.controller.workloads = Workloads(self.controller.kube)
 
     async def look(self, *, jobs: bool = True) -> float | None:
         """One piece of work, with the watches up to date; without `jobs` that of the Jobs is deaf."""

@@ -33,7 +33,7 @@ def told(before: StageStatus | None, after: StageStatus) -> list[tuple[str, str,
         (
             stage("Running"),
             stage("Failed", reason="OutOfMemory", message="too big"),
-            [("Warning", "StageFailed", "lora: OutOfMemory: too big")],
+            [("Warning", "OutOfMemory", "lora: too big"), ("Warning", "StageFailed", "lora: OutOfMemory: too big")],
         ),
         (
             stage("Running"),
@@ -41,7 +41,41 @@ def told(before: StageStatus | None, after: StageStatus) -> list[tuple[str, str,
             [("Warning", "StageRetried", "lora: Attempt 2, after: x.")],
         ),
         (None, stage("Reused", message="The store has it."), [("Normal", "StageReused", "lora: The store has it.")]),
-        (None, stage("Queued"), [("Normal", "Queued", "lora waits in its queue.")]),
+        (
+            None,
+            stage("Queued", message="Waiting in queue team."),
+            [("Normal", "Queued", "lora: Waiting in queue team.")],
+        ),
+        (
+            stage("Running", runningSince="2026-11-23T20:00:00Z"),
+            stage("Queued", message="Waiting in queue team: by x.", waitingSince="2026-11-23T21:00:00Z"),
+            [("Warning", "Preempted", "lora: Waiting in queue team: by x. It goes on from its last checkpoint.")],
+        ),
+        (
+            stage("Queued", runningSince="2026-11-23T20:00:00Z"),
+            stage("Running"),
+            [("Normal", "Resumed", "lora goes on as Job lora-1.")],
+        ),
+        # A failed attempt that waits for the next one was not preempted.
+        (stage("Running"), stage("Pending", reason="Hardware"), []),
+        (
+            stage("Running"),
+            stage("Failed", reason="DeadlineExceeded", message="too long"),
+            [
+                ("Warning", "DeadlineExceeded", "lora: too long"),
+                ("Warning", "StageFailed", "lora: DeadlineExceeded: too long"),
+            ],
+        ),
+        (
+            stage("Running"),
+            stage("Running", reason="NodeUnreachable", message="node a is silent"),
+            [("Warning", "NodeUnreachable", "lora: node a is silent")],
+        ),
+        (
+            stage("Running", reason="NodeUnreachable"),
+            stage("Running", reason="NodeUnreachable", message="node a is silent"),
+            [],
+        ),
         # Of another key it is another stage.
         (stage("Succeeded"), stage("Succeeded", key="k2"), [("Normal", "StageSucceeded", "lora succeeded.")]),
     ],

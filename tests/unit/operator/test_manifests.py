@@ -9,7 +9,8 @@ import pytest
 
 from finetune_api.stage import HUB_TOKEN_ENV, STAGE_ENV, STORAGE_CREDENTIALS_ENV, TRACKERS_ENV
 from finetune_operator import labels
-from finetune_operator.manifests import Owner, Work
+from finetune_operator.manifests import Work
+from finetune_operator.owner import Owner
 from finetune_operator.plan import PodSettings
 
 from ..api.specs import BUILDER, LORA, MERGE, Spec, changed, job_spec, passes_only

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from finetune_api.stage import MAX_RESULT_BYTES, StageResult
 from finetune_operator import labels
-from finetune_operator.observe import AttemptState, attempts, plain, read_result
+from finetune_operator.observe import AttemptState, attempts, read_result
+from finetune_operator.words import plain
 
 UID = "owner-uid"
 GOOD = StageResult(key="a" * 64, ok=True, digest="b" * 64).model_dump_json(exclude_none=True)

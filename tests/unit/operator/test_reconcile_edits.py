@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.stage import ExitCode, StageResult
-from finetune_operator.reconcile import Outcome, Stop
+from finetune_operator.actions import Outcome, Stop
 
 from ..api.specs import changed, job_spec
 from .world import World

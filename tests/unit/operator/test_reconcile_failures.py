@@ -9,7 +9,7 @@ import pytest
 from finetune_api.problems import problem
 from finetune_api.stage import MAX_RESULT_BYTES, ExitCode, Reason, StageResult
 from finetune_operator import labels
-from finetune_operator.reconcile import Create
+from finetune_operator.actions import Create
 
 from ..api.specs import LORA, changed, job_spec, passes_only
 from .world import World
@@ -169,7 +169,7 @@ def test_a_deadline_is_final_whatever_the_pod_said_when_it_was_ended() -> None:
     world.fail(job, ExitCode.TERMINATED)
     world.end_job(job, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
     world.step()
-    assert (world.status["phase"], world.stage("lora")["reason"]) == ("Failed", "DeadlineExceeded")
+    assert (world.status["phase"], world.stage("lora")["reason"]) == ("Failed", "JobDeadlineExceeded")
 
 
 def test_a_pod_that_was_taken_away_costs_no_attempt() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.stage import STAGE_ENV
 from finetune_api.status import StageProgress
+from finetune_operator.actions import Create
 from finetune_operator.plan import source_of
-from finetune_operator.reconcile import Create
 
 from ..api.specs import BUILDER, LORA, MERGE, QLORA, Spec, changed, job_spec, passes_only
 from .world import World

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from finetune_api.stage import ExitCode, Reason
 from finetune_operator import labels
-from finetune_operator.reconcile import Create
+from finetune_operator.actions import Create
 
 from ..api.specs import Spec, changed, job_spec
 from .world import World
@@ -22,6 +22,10 @@ EDITS: list[tuple[str, object]] = [
     ("runId", "again"),
     ("systems", [{"name": "cpu", "nodeSelector": {"zone": "a"}}]),
     ("suspend", True),
+    ("activeDeadlineSeconds", 150),
+    ("maxQueueSeconds", 150),
+    ("ttlSecondsAfterFinished", 50),
+    ("queueName", "team"),
 ]
 CODES = [*(code for code in ExitCode if code), 1, 137, 143]
 DONE = ("Succeeded", "Reused")
@@ -93,6 +97,26 @@ class AnyOrder(RuleBasedStateMachine):
     def job_fails(self, data: st.DataObject, code: int, *, gone: bool) -> None:
         self.world.fail(self.a_job(data), code, gone=gone)
 
+    @rule(node=st.sampled_from(["node-1", "node-2", "node-3"]))
+    def next_pods_run_on(self, node: str) -> None:
+        self.world.node = node
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def node_is_lost(self, data: st.DataObject) -> None:
+        self.world.lose_node(data.draw(st.sampled_from(self.running())))
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def queue_takes_its_place_away(self, data: st.DataObject) -> None:
+        self.world.requeue(data.draw(st.sampled_from(self.running())))
+
+    def running(self) -> list[str]:
+        pods = self.world.pods
+        return sorted(
+            job for job in self.world.unfinished() if job in pods and pods[job]["status"]["phase"] == "Running"
+        )
+
     @precondition(lambda self: set(self.world.jobs) - self.world.hidden)
     @rule(data=st.data())
     def job_is_deleted_by_hand(self, data: st.DataObject) -> None:
@@ -153,6 +177,13 @@ class AnyOrder(RuleBasedStateMachine):
     def attempts_stay_below_their_limit(self) -> None:
         for job in self.world.jobs.values():
             assert int(job["metadata"]["labels"][labels.ATTEMPT]) <= 3
+
+    @invariant()
+    def times_are_in_order(self) -> None:
+        for stage in self.world.status.get("stages", []):
+            assert stage["ranSeconds"] >= 0
+            assert stage.get("runningUntil", "9") >= stage.get("runningSince", "")
+            assert "waitingSince" not in stage or stage["state"] in ("Pending", "Queued", "Failed")
 
     # --- and when all goes well again
 

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.stage import ExitCode
 from finetune_operator import labels
-from finetune_operator.reconcile import Create, Stop
+from finetune_operator.actions import Create, Stop
 
 from ..api.specs import changed, job_spec
 from .world import World

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.reconcile import Stop, reconcile
+from finetune_operator.actions import Stop
+from finetune_operator.reconcile import reconcile
 from finetune_operator.view import read_job
 
 from ..api.specs import Spec, changed, job_spec

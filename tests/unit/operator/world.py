@@ -33,11 +33,14 @@ from finetune_api.stage import (
 )
 from finetune_api.status import StageProgress
 from finetune_operator import labels
+from finetune_operator.actions import Create, Outcome, Seen, Stop
+from finetune_operator.kueue import Queues
 from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.policy import read_policy, tenancy
-from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
+from finetune_operator.reasons import CONDITIONS, STAGES
+from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
 from finetune_operator.view import read_job
@@ -93,6 +96,7 @@ class World:
         self.jobs: dict[str, Body] = {}
         self.pods: dict[str, Body] = {}
         self.config_maps: dict[str, Body] = {}
+        self.services: dict[str, Body] = {}
         self.store: dict[str, str] = {}
         self.now = START
         self.settings = SETTINGS
@@ -105,6 +109,8 @@ class World:
         self.lagging = False
         self.memory: dict[str, Body] = {}
         self.progress: dict[str, StageProgress] = {}
+        self.node = "node-1"
+        self.queues: Queues | None = None
         self._made = 0
 
     # --- the operator
@@ -139,7 +145,7 @@ class World:
         self.memory = {name: job for name, job in self.memory.items() if name not in shown}
         found = attempts([*shown.values(), *self.memory.values()], pods, self.uid)
         held = tenancy(map(read_policy, self.policies.values()), self.namespace_labels)
-        return Seen(found, self.progress, self.plan(), held)
+        return Seen(found, self.progress, self.plan(), self.queues, held)
 
     def decide(self) -> Outcome:
         """One decision, not carried out."""
@@ -169,6 +175,8 @@ class World:
         errors = [f"{error.json_path}: {error.message}" for error in STATUS_SCHEMA.iter_errors(stored)]
         assert not errors, errors
         assert unique_keys(stored)
+        assert {stage.get("reason", "Running") for stage in stored.get("stages", [])} <= STAGES
+        assert {condition["reason"] for condition in stored.get("conditions", [])} <= STAGES | CONDITIONS
         assert len(json.dumps(stored)) < 64 * 1024
         self.status = stored
 
@@ -187,8 +195,8 @@ class World:
     def _create(self, action: Create) -> None:
         manifest = as_stored(action.manifest)
         name = manifest["metadata"]["name"]
-        if manifest["kind"] == "ConfigMap":
-            self.config_maps.setdefault(name, manifest)
+        if manifest["kind"] != "Job":
+            (self.config_maps if manifest["kind"] == "ConfigMap" else self.services).setdefault(name, manifest)
             return
         if name in self.jobs:
             self.memory[name] = copy.deepcopy(self.jobs[name])
@@ -227,8 +235,21 @@ class World:
         return name
 
     def run_pod(self, job: str) -> None:
-        """The Job's pod starts."""
-        self._pod(job, {"phase": "Running", "containerStatuses": [{"name": CONTAINER, "state": {"running": {}}}]})
+        """The Job's pod starts, and the Job leaves its queue."""
+        self.jobs[job]["spec"].pop("suspend", None)
+        container = {"name": CONTAINER, "ready": True, "state": {"running": {"startedAt": rfc3339(self.now)}}}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(self.now)}
+        self._pod(job, {"phase": "Running", "conditions": [ready], "containerStatuses": [container]})
+
+    def lose_node(self, job: str) -> None:
+        """The node of the Job's pod stops answering: the control plane marks its pods."""
+        (ready,) = self.pods[job]["status"]["conditions"]
+        ready |= {"status": "False", "lastTransitionTime": rfc3339(self.now)}
+
+    def requeue(self, job: str) -> None:
+        """Kueue takes the Job's place away: it is suspended again, and its pod is gone."""
+        self.jobs[job]["spec"]["suspend"] = True
+        del self.pods[job]
 
     def wait_pod(self, job: str, status: Body) -> None:
         """The Job's pod cannot start yet."""
@@ -314,11 +335,20 @@ class World:
                 "labels": dict(meta["labels"]),
                 "ownerReferences": [{"kind": "Job", "name": job, "uid": meta["uid"]}],
             },
+            "spec": {"nodeName": self.node},
             "status": status,
         }
 
     def _end_pod(self, job: str, code: int, reason: str, message: str, *, gone: bool) -> None:
-        terminated = {"exitCode": code, "reason": reason, "message": message}
+        before = self.pods.get(job, {}).get("status", {}).get("containerStatuses", [{}])[0].get("state", {})
+        began = before.get("running", {}).get("startedAt", rfc3339(self.now))
+        terminated = {
+            "exitCode": code,
+            "reason": reason,
+            "message": message,
+            "startedAt": began,
+            "finishedAt": rfc3339(self.now),
+        }
         state = {"name": CONTAINER, "state": {"terminated": terminated}}
         self._pod(job, {"phase": "Failed" if code else "Succeeded", "containerStatuses": [state]})
         if gone:
