@@ -21,8 +21,8 @@ from finetune_api.stage import Pins
 
 # Raised when a pass starts to compute something else from the same inputs.
 PASS_VERSIONS = {
-    "LoRA": 1,
-    "QLoRA": 1,
+    "LoRA": 2,
+    "QLoRA": 2,
     "MergeAdapterWeights": 1,
     "ModelBuilder": 1,
     "Evaluate": 1,
@@ -101,6 +101,7 @@ def _data_content(spec: JobSpec, pins: Pins, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "digest": pins.data[name].digest,
+        "load": effective(config.load_dataset_config),
         "preProcess": effective(config.pre_process_data_config),
     }
 

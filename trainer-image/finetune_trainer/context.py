@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,8 @@ class StageContext:
 
     `inputs` holds, by role (adapter, model, onnx), the local folder of each upstream output, its files checked
     against their sha256. `base` is the local folder of the job's input model where the document names one.
-    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
-    config, after checking that they are the pinned ones.
+    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` are the rows of a data
+    config, checked to be the pinned ones, and read again by each iteration.
     """
 
     document: StageDocument
@@ -30,7 +30,7 @@ class StageContext:
     output: Path
     scratch: Path
     report: Reporter
-    rows: Callable[[str], list[Row]]
+    rows: Callable[[str], Iterable[Row]]
 
     @property
     def load_kwargs(self) -> LoadKwargs:

@@ -12,6 +12,10 @@ from finetune_trainer.data import render
 from finetune_trainer.errors import bad_input
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
+from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
+
+# All rows of most jobs; the tokens of many more would not fit into memory beside the model.
+_MOST_CHARACTERS = 16 << 20
 
 
 def run(context: StageContext) -> PassOutput:
@@ -23,7 +27,7 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     require_provider(config, path)
     context.report.progress(activity="scoring source model")
-    reference = make_reference(source, context.load_kwargs, reference_texts(context))
+    reference = make_reference(source, context.load_kwargs, reference_texts(context, load_tokenizer(source)))
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
     context.report.progress(activity="building ONNX model")
@@ -59,15 +63,21 @@ def require_provider(config: ModelBuilderConfig, path: str) -> None:
         raise bad_input(Reason.UNSUPPORTED, problem(field, config.execution_provider, message, remedy))
 
 
-def reference_texts(context: StageContext) -> list[str]:
+def reference_texts(context: StageContext, tokenizer: TextTokenizer) -> list[str]:
     """The texts that tokenizer and model are compared on: the job's rendered samples, each once, or built-in ones.
 
-    Samples of a character or none have nothing to predict.
+    Samples of a character or none have nothing to predict. At most so many that their characters stay bounded.
     """
     texts: dict[str, None] = {}
+    characters = 0
     for source in context.document.data:
-        samples = render(context.rows(source.name), source.pre_process_data_config, name=source.name)
-        texts.update(dict.fromkeys(sample.text for sample in samples if len(sample.text) > 1))
+        process = source.pre_process_data_config
+        for sample in render(context.rows(source.name), process, name=source.name, tokenizer=tokenizer):
+            if len(sample.text) > 1 and sample.text not in texts:
+                texts[sample.text] = None
+                characters += len(sample.text)
+            if characters > _MOST_CHARACTERS:
+                return list(texts)
     return list(texts) or list(BUILTIN_TEXTS)
 
 

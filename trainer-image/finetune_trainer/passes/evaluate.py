@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from finetune_api.data import DataConfig
@@ -32,7 +34,7 @@ def run(context: StageContext) -> PassOutput:
     configs = {item.name: item for item in context.document.data}
     found: dict[str, Accuracy] = {}
     for metric in evaluator.metrics:
-        rows = read_questions(context, configs[metric.data_config])
+        rows = read_questions(context, configs[metric.data_config], tokenizer)
         answers = answer(context, generator, tokenizer, metric, rows)
         found[metric.name] = accuracy(answers, [row.reference for row in rows])
         _write_answers(context, metric, rows, answers)
@@ -68,17 +70,23 @@ class Question:
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
-def read_questions(context: StageContext, source: DataConfig) -> list[Question]:
+def read_questions(context: StageContext, source: DataConfig, tokenizer: TextTokenizer) -> list[Question]:
     """The rows of a data config. Raises StageFailure where there are none, or where one lacks a column."""
     process = source.pre_process_data_config
-    rows = context.rows(source.name)[: process.max_samples]
+    rows = list(islice(context.rows(source.name), process.max_samples))
     if not rows:
         path = f"spec.dataConfigs[name={source.name}].loadDatasetConfig.dataFiles"
-        files = ", ".join(source.load_dataset_config.data_files)
+        files = source.load_dataset_config.shown()
         remedy = "Name a file with rows, or leave the metric out."
         raise bad_input(Reason.NO_SAMPLES, problem(path, files, "no rows to measure on", remedy))
-    render(rows, process, name=source.name)  # its failures name the data config and the row
-    return [Question(*prompt_of(row, process), special_tokens=process.add_special_tokens) for row in rows]
+    deque(render(rows, process, name=source.name, tokenizer=tokenizer), maxlen=0)  # its failures name the row
+    return [
+        Question(
+            *prompt_of(row, process, name=source.name, number=number, tokenizer=tokenizer),
+            special_tokens=process.add_special_tokens,
+        )
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def answer(

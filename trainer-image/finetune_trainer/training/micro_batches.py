@@ -27,7 +27,7 @@ def fitted(setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, report: 
 
     Measures the memory of one forward and backward pass as `args` says it, and logs it.
     """
-    lengths = {len(sample.ids) for sample in samples}
+    lengths = {max(setup.collate.length or 0, len(sample.ids)) for sample in samples}
     joinable = len(lengths) == 1 and not args.group_by_length and args.gradient_accumulation_steps > 1
     if setup.device.type != "cuda" or not joinable:
         return args
