@@ -49,13 +49,15 @@ class Slice:
         return min(start, rows), min(stop, rows)
 
     def _row(self, bound: int, rows: int) -> int:
+        distance = bound
         if self.percent and self.whole_percents:
             if rows < 100:
                 raise ValueError(f"{self.split} has {rows} rows; pct1_dropremainder needs 100")
-            bound *= rows // 100
+            distance = bound * (rows // 100)
         elif self.percent:
-            bound = round(bound * rows / 100)
-        return max(rows + bound, 0) if bound < 0 else bound
+            distance = round(bound * rows / 100)
+        # By the sign that is written: in datasets itself -1% of 10 rows, rounded to 0, is the first row.
+        return max(rows + distance, 0) if bound < 0 else distance
 
 
 def parse_split(text: str) -> tuple[Slice, ...]:

@@ -159,7 +159,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise UnreadableError(message, "Give each row one field per column; quote fields with commas.")
                 yield row
         except csv.Error as error:
-            message = f"line {reader.line_num} is no valid CSV: {error}"
+            message = f"line {reader.line_num + 1} is no valid CSV: {error}"
             raise UnreadableError(
                 message, 'Quote fields with commas or line ends by ", and double each " in them.'
             ) from error
