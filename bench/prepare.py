@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from finetune_api.data import DataConfig
 from finetune_trainer.inspection import Fetched, count, read
 from finetune_trainer.sources import DataFile, SourceFile
@@ -81,15 +83,13 @@ def _write(path: Path, size: int) -> None:
     pairs = [(text(40), text(120)) for _ in range(5000)]
     with path.open("w", encoding="utf-8") as file:
         number = 0
-        while file.tell() < size if number % 1000 == 0 else True:
+        while number % 1000 or file.tell() < size:
             question, answer = pairs[number % len(pairs)]
             file.write(json.dumps({"question": f"{number} {question}", "answer": answer}) + "\n")
             number += 1
 
 
 def _tokenizer(path: Path) -> TextTokenizer:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
