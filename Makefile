@@ -9,7 +9,7 @@ ENV := .venv/.complete
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help env demo local test test-all lint format crds bench clean
+.PHONY: help env demo local test test-all lint format crds docs bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: $(ENV) ## put the code into ruff's form
 
 crds: $(ENV) ## generate crds/*.yaml from the types
 	$(BIN)/python crds/generate.py
+
+docs: $(ENV) ## build the documentation's site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py

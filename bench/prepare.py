@@ -64,9 +64,7 @@ def _measure(config: DataConfig, path: Path, tokenizer: TextTokenizer, scratch: 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     threads = os.environ.get("RAYON_NUM_THREADS", str(os.cpu_count()))
     print(f"{size / _MIB:.0f} MiB of JSONL, {threads} threads, strategy {config.pre_process_data_config.strategy}")
-    print(
-        f"read, rendered and tokenised in {tokenised - started:.1f} s, arranged and counted in {ended - tokenised:.1f} s"
-    )
+    print(f"tokenised in {tokenised - started:.1f} s, arranged and counted in {ended - tokenised:.1f} s")
     print(f"{size / 1e6 / (ended - started):.1f} MB/s, {counts.tokens / (ended - started):,.0f} tokens/s")
     print(f"peak resident memory {peak:.0f} MiB")
     print(counts)

@@ -1,12 +1,19 @@
-"""Write the CustomResourceDefinitions beside this file and into the chart, from the types in `finetune_api`."""
+"""Write what follows from the types in `finetune_api`: the CRDs, docs/api.md, the editors' schema."""
 
+import json
 from pathlib import Path
 
 import yaml
 
+from api_reference import reference
+from editor_schema import editor_schema
 from finetune_api.crd import crd
+from finetune_api.job import JobSpec
 
 HEADER = "# Generated from crds/finetune_api by `make crds`; do not edit.\n"
+HERE = Path(__file__).parent
+CHART = HERE.parent / "helm" / "finetune-operator" / "files" / "crds"
+ROOTS = [("FinetuneJob", "What a user applies: `finetune.dev/v1alpha1`, namespaced, short `ftj`.", JobSpec)]
 
 
 def render() -> dict[str, str]:
@@ -17,8 +24,17 @@ def render() -> dict[str, str]:
     return {f"{group}_{plural}.yaml": HEADER + text}
 
 
+def render_docs() -> dict[Path, str]:
+    """File → content, for all that people and editors read."""
+    return {
+        HERE.parent / "docs" / "api.md": reference(ROOTS),
+        HERE / "finetunejob.schema.json": json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n",
+    }
+
+
 if __name__ == "__main__":
-    here = Path(__file__).parent
-    for folder in (here, here.parent / "helm" / "finetune-operator" / "files" / "crds"):
+    for folder in (HERE, CHART):
         for name, content in render().items():
             (folder / name).write_text(content)
+    for path, content in render_docs().items():
+        path.write_text(content)

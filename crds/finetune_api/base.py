@@ -30,8 +30,16 @@ class Model(BaseModel):
 class NoEffect:
     """Marks a field that changes how a stage reports or saves, never what it computes.
 
-    Such fields stay outside the content key (`finetune_api.keys`), so editing them re-uses results.
+    Such fields stay outside the content key (`finetune_api.keys`), so editing them re-uses results. `unless` names a
+    property of the field's object: where it is true, the field has an effect after all.
     """
+
+    def __init__(self, unless: str | None = None) -> None:
+        self.unless = unless
+
+    def holds(self, model: BaseModel) -> bool:
+        """Whether the field has no effect in `model`."""
+        return self.unless is None or not getattr(model, self.unless)
 
 
 class ListMap:

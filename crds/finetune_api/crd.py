@@ -7,12 +7,14 @@ within the API server's cost budget. `crds/generate.py` writes it as YAML.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
 from finetune_api.base import Model
+from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, ModelBuilderConfig, Provider
 from finetune_api.job import JobSpec
 from finetune_api.passes import PASS_TYPES
 from finetune_api.status import Status
@@ -35,7 +37,7 @@ COLUMNS = [
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 
-# Together these say what `rules.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
+# Together these say what `rules.passes.order_of_passes` says, without an index: not every CEL knows `exists(i, x, …)`.
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
@@ -156,6 +158,7 @@ def _passes(info: FieldInfo) -> Schema:
         )
         for field, types in required.items()
     ]
+    rules += _builder_rules()
     item = {
         "type": "object",
         "description": "One pass.",
@@ -174,6 +177,37 @@ def _passes(info: FieldInfo) -> Schema:
         ],
         "items": item,
     }
+
+
+def _builder_rules() -> list[Schema]:
+    """What `rules.builder_combinations` says."""
+    rules = [
+        _rule(
+            f"!has(self.config) || !has(self.config.precision) || self.config.precision != '{precision}' || "
+            f"{_provider_in(providers)}",
+            f"config.precision {precision} needs config.executionProvider {' or '.join(providers)}",
+        )
+        for precision, providers in PROVIDERS_OF.items()
+        if len(providers) < len(PROVIDERS_OF["int4"])
+    ]
+    rules += [
+        _rule(
+            f"!has(self.config) || !has(self.config.{info.alias}) || !has(self.config.precision) || "
+            f"self.config.precision in {json.dumps(BLOCKWISE)}",
+            f"config.{info.alias} is only for precision {' or '.join(BLOCKWISE)}",
+        )
+        for name, info in ModelBuilderConfig.model_fields.items()
+        if name.startswith("int4_")
+    ]
+    return rules
+
+
+def _provider_in(providers: Sequence[Provider]) -> str:
+    """CEL that is true where executionProvider is one of `providers`; cpu where it is not given."""
+    given = f"self.config.executionProvider in {json.dumps(list(providers))}"
+    if "cpu" in providers:
+        return f"!has(self.config.executionProvider) || {given}"
+    return f"(has(self.config.executionProvider) && {given})"
 
 
 def _config_of(model: type[Model]) -> type[Model]:

@@ -15,7 +15,7 @@ DataUri = Annotated[
     StringConstraints(
         min_length=1,
         max_length=1024,
-        pattern=r"^(s3://[^/*?\[]+/.+|pvc://[^/]+/.+|configMap://[^/]+/[^/]+|[^/:][^:]*)$",
+        pattern=r"^(s3://[^/]+/.+|pvc://[^/]+/.+|configMap://[^/]+/[^/]+|[^/:][^:]*)$",
     ),
 ]
 DataName = Annotated[

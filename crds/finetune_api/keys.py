@@ -43,7 +43,7 @@ def effective(model: BaseModel) -> dict[str, Any]:
     """What of `model` has an effect on results: defaults written out, `NoEffect` fields left out, at any depth."""
     result: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
-        if any(isinstance(mark, NoEffect) for mark in info.metadata):
+        if any(isinstance(mark, NoEffect) and mark.holds(model) for mark in info.metadata):
             continue
         value = getattr(model, name)
         if value is not None:

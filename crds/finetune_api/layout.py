@@ -13,6 +13,16 @@ def attempt_path(key: str, attempt: str) -> str:
     return f"stages/{key}/{attempt}"
 
 
+def checkpoints_path(key: str) -> str:
+    """What the keys of all checkpoints of a stage start with; they go when the stage is done."""
+    return f"checkpoints/{key}/"
+
+
+def checkpoint_path(key: str, step: int, attempt: str) -> str:
+    """The folder of one checkpoint: in the order of names, the newest is last."""
+    return f"{checkpoints_path(key)}{step:012d}-{attempt}"
+
+
 def report_path(job_uid: str, generation: int) -> str:
     """What prepare found out about the data, and its proof that the bucket can be written."""
     return f"prepared/{job_uid}/{generation}.json"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
+from finetune_api import reserved
 from finetune_api.problems import Problem, problem
 
 # Names of Olive's earlier releases for fields of ours, beside plain snake_case.
@@ -37,19 +38,32 @@ def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str)
     path = prefix + field_path(loc, data)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        name = str(loc[-1])
-        return problem(path, _shown(error["input"]), "unknown field", _nearest(name, _fields_at(root, loc[:-1], data)))
+        return _unknown_field(path, error, _fields_at(root, loc[:-1], data))
     if kind == "missing":
         return problem(path, None, "required, but not there", "Give it a value.")
     if kind in ("literal_error", "union_tag_invalid"):
-        expected = str(context.get("expected") or context.get("expected_tags"))
-        value = context.get("tag", error["input"])
-        return problem(path + (".type" if "tag" in context else ""), value, "not a known value", f"Use {expected}.")
+        value, inside = context.get("tag", error["input"]), ".type" if "tag" in context else ""
+        return _unknown_value(path + inside, value, str(context.get("expected") or context.get("expected_tags")))
     if kind == "union_tag_not_found":
         return problem(f"{path}.type", None, "required, but not there", "Give the pass its type.")
     if kind == "value_error":
         return problem(path, _shown(error["input"]), str(context["error"]))
     return problem(path, _shown(error["input"]), error["msg"][0].lower() + error["msg"][1:])
+
+
+def _unknown_field(path: str, error: ErrorDetails, known: Sequence[str]) -> Problem:
+    name, shown = str(error["loc"][-1]), _shown(error["input"])
+    meanwhile = reserved.field(name)
+    if meanwhile is not None:
+        return problem(path, shown, reserved.MESSAGE, meanwhile)
+    return problem(path, shown, "unknown field", _nearest(name, known))
+
+
+def _unknown_value(path: str, value: Any, expected: str) -> Problem:
+    meanwhile = reserved.kind(value) if path.endswith(".type") else None
+    if meanwhile is not None:
+        return problem(path, value, reserved.MESSAGE, meanwhile)
+    return problem(path, value, "not a known value", f"Use {expected}.")
 
 
 def _shown(value: Any) -> Any:

@@ -26,11 +26,14 @@ SCRATCH_ENV = "FINETUNE_SCRATCH"
 STORAGE_CREDENTIALS_ENV = "FINETUNE_STORAGE_CREDENTIALS"
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)
 SOURCES_ENV = "FINETUNE_SOURCES"
+TRACKERS_ENV = "FINETUNE_TRACKERS"
 
 AttemptId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 StageName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-_A-Za-z0-9]*$")]
 # Larger integers are no longer exact in every reader of JSON.
 Size = Annotated[int, Field(ge=0, le=2**53)]
+# How an output was verified: by running it, or, where no pod can, by its structure alone.
+Verified = Literal["execution", "structure"]
 # Words that a pod says and status shows: printable ASCII without markup.
 Plain = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -;=?-~]*$")]
 Short = Annotated[str, StringConstraints(max_length=512)]
@@ -165,6 +168,8 @@ class Progress(Model):
     learning_rate: Annotated[float, Field(ge=0)] | None = None
     grad_norm: float | None = None
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    tokens_seen: Size | None = None
+    memory_bytes: Size | None = None
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -222,6 +227,7 @@ class Manifest(Model):
     pins: Pins | None = None
     files: list[ManifestFile]
     metrics: dict[str, float] = Field(default_factory=dict)
+    verified: Verified | None = Field(None, description="How the output was verified, where its pass does.")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: str
     finished_at: str

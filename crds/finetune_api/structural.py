@@ -33,7 +33,7 @@ def structural(model: type[BaseModel], description: str, special: Special | None
         if special and alias in special:
             properties[alias] = special[alias](info)
         else:
-            properties[alias] = {**_field(info), "description": describe_default(info)}
+            properties[alias] = {**field_schema(info), "description": describe_default(info)}
         if info.is_required():
             required.append(alias)
     schema: Schema = {"type": "object"}
@@ -63,7 +63,8 @@ def describe_default(info: FieldInfo) -> str:
     return f"{text} Default: {', '.join(shown) if isinstance(shown, list) else shown}."
 
 
-def _field(info: FieldInfo) -> Schema:
+def field_schema(info: FieldInfo) -> Schema:
+    """The schema of one field, without its description."""
     return _annotated(info.annotation, list(info.metadata))
 
 

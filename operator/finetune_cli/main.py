@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,9 +21,24 @@ COMMANDS = {
     "run": "run a job file on this machine and fetch its results",
     "demo": "make a tiny model and data, fine-tune, and show what was learned",
     "local": "keep a local cluster in the foreground, for kubectl",
-    "validate": "report everything that is wrong with job files",
+    "create": "write a starter job from a few flags",
     "import": "write a job for a configuration of Olive's",
+    "validate": "report everything that is wrong with job files",
+    "status": "show a job's stages and why it stands where it stands",
+    "watch": "show a job's stages as they happen, until it ends",
+    "logs": "print what the pods of a job's stages say",
+    "plot": "draw a training's loss in the terminal",
+    "suspend": "stop a job's pods and keep what is done",
+    "resume": "let a suspended job go on",
+    "retry": "run an ended job again",
+    "download": "fetch what a job has published, every file checked",
+    "verify": "check published files against their manifests",
+    "lineage": "show what an artifact was made from",
+    "report": "fetch a job's report and open it",
+    "completion": "print the shell's completion script",
 }
+# Set by the script of `finetune completion` when the shell asks for completions.
+COMPLETING = "_ARGCOMPLETE"
 # `import` cannot be a module's name.
 MODULES = {"import": "import_olive"}
 EPILOG = (
@@ -34,7 +50,13 @@ EPILOG = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
+    asked = parser(words)
+    if COMPLETING in os.environ:
+        # Imported where a shell asks only; it answers and ends the process.
+        from argcomplete import autocomplete  # noqa: PLC0415
+
+        autocomplete(parser(os.environ["COMP_LINE"].split()[1:]))
+    arguments = asked.parse_args(words)
     try:
         return int(_module(arguments.command).execute(arguments))
     except CliError as error:
@@ -48,20 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.ENVIRONMENT)
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands; of these the one that `words` name knows its own arguments."""
+    program = argparse.ArgumentParser(
         prog="finetune", description="Fine-tune language models with FinetuneJobs.", epilog=EPILOG
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = program.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name, help=summary, description=summary.capitalize() + ".", epilog=EPILOG, parents=[common]
         )
         if words[:1] == [name]:
             _module(name).configure(command)
-    return parser
+    return program
 
 
 def _module(name: str) -> ModuleType:

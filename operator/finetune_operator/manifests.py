@@ -23,6 +23,7 @@ RUN = "/var/run/finetune"
 STORAGE_CREDENTIALS = f"{RUN}/storage"
 HUB = f"{RUN}/hub"
 SOURCES = f"{RUN}/sources"
+TRACKERS = f"{RUN}/trackers"
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
 
@@ -209,6 +210,8 @@ def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> li
         values[stage.STORAGE_CREDENTIALS_ENV] = STORAGE_CREDENTIALS
     if _reads_hub(document) and spec.input_model.token_secret_ref:
         values[stage.HUB_TOKEN_ENV] = f"{HUB}/token"
+    if _trackers_secret(document):
+        values[stage.TRACKERS_ENV] = TRACKERS
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
@@ -234,6 +237,9 @@ def _volumes(
     if _reads_hub(document) and token:
         items = [{"key": token.key, "path": "token"}]
         add("hub", HUB, {"secret": {"secretName": token.name, "defaultMode": 0o440, "items": items}})
+    trackers = _trackers_secret(document)
+    if trackers:
+        add("trackers", TRACKERS, {"secret": {"secretName": trackers, "defaultMode": 0o440}})
     for index, (kind, name) in enumerate(sorted(_mounted_sources(document, spec))):
         if kind == "pvc":
             source = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
@@ -251,6 +257,13 @@ def _reads_hub(document: StageDocument) -> bool:
     if any(config.load_dataset_config.is_hub for config in document.data):
         return True
     return document.input_model is not None and "://" not in document.input_model.model_path
+
+
+def _trackers_secret(document: StageDocument) -> str | None:
+    """The Secret that a training stage's trackers read."""
+    reference = (document.config.get("trainingArgs") or {}).get("reportToSecretRef") or {}
+    name: str | None = reference.get("name")
+    return name
 
 
 def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, str]]:

@@ -13,6 +13,8 @@ from finetune_operator.observe import plain
 MAX_LINE = 2048
 TAIL_LINES = 40
 LIMIT_BYTES = 32 * 1024
+# Figures that status has no room for.
+_FOR_THE_LOG = {"kind", "grad_norm", "tokens_seen", "memory_bytes"}
 
 
 def last_progress(log: str) -> StageProgress | None:
@@ -22,7 +24,7 @@ def last_progress(log: str) -> StageProgress | None:
     """
     newest: dict[str, object] = {}
     for line in _progress_lines(log):
-        for name, value in line.model_dump(exclude={"kind", "grad_norm"}, exclude_none=True).items():
+        for name, value in line.model_dump(exclude=_FOR_THE_LOG, exclude_none=True).items():
             newest.setdefault(name, value)
         if "loss" in newest and "step" in newest:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
@@ -51,9 +52,18 @@ class Reached:
             self._base(),
             phase=Phase.SUCCEEDED,
             reason="Succeeded",
-            message=f"All stages are done; published: {names}.",
+            message=f"All stages are done; published: {names}.{self._not_run()}",
             artifacts=artifacts,
             stages=self.stages,
+        )
+
+    def _not_run(self) -> str:
+        """Which models could not be run on their own execution provider, as a sentence; empty where all were."""
+        return "".join(
+            f" {item.name} was not run on {item.config.execution_provider}, which no pod has: its structure was "
+            "verified, and a CPU build was run in its place."
+            for item in self.spec.passes
+            if isinstance(item.config, ModelBuilderConfig) and item.config.stand_in() is not None
         )
 
     def _base(self) -> RunState:

@@ -7,14 +7,14 @@ import os
 import signal
 import sys
 import traceback
-from types import FrameType
 
 from finetune_api.stage import ExitCode
 from finetune_trainer.environment import read_environment
-from finetune_trainer.failures import TerminatedError, failure_of
+from finetune_trainer.failures import failure_of
 from finetune_trainer.report import Reporter
 from finetune_trainer.result import failed, write_result
 from finetune_trainer.stage import run_stage
+from finetune_trainer.termination import Termination
 from finetune_trainer.workplace import open_workplace
 
 _PR_SET_PDEATHSIG = 1
@@ -23,12 +23,14 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Runs the stage that the environment describes, and returns an `ExitCode`."""
     _die_with_parent()
+    termination = Termination()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _terminate)
+        signal.signal(number, lambda *_: _terminate(termination))
     environment = read_environment(os.environ)
+    os.environ.update(environment.tracker_variables())
     report = Reporter()
     try:
-        result, code = run_stage(open_workplace(environment, report)), ExitCode.OK
+        result, code = run_stage(open_workplace(environment, report, termination)), ExitCode.OK
     except BaseException as error:  # the entry point: everything that can end a stage is answered here
         failure = failure_of(error, environment.document)
         traceback.print_exception(error)
@@ -40,11 +42,11 @@ def main() -> int:
     return code
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Ends the stage where it is, once: further signals would interrupt the clean-up."""
+def _terminate(termination: Termination) -> None:
+    """Asks the stage to end, once: further signals would interrupt the clean-up."""
     for other in (signal.SIGTERM, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)
-    raise TerminatedError
+    termination.request()
 
 
 def _die_with_parent() -> None:

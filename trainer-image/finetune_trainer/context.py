@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_api.model import InputModel, LoadKwargs
-from finetune_api.stage import StageDocument
+from finetune_api.stage import StageDocument, Verified
 from finetune_trainer.report import Reporter
+from finetune_trainer.termination import Termination
+
+if TYPE_CHECKING:
+    from finetune_trainer.checkpoints import Checkpoints  # a pass is given it, and imports no store for its type
 
 Row = dict[str, Any]
 
@@ -21,7 +25,8 @@ class StageContext:
     `inputs` holds, by role (adapter, model, onnx), the local folder of each upstream output, its files checked
     against their sha256. `base` is the local folder of the job's input model where the document names one.
     `output` is an empty folder that the pass fills; all of it is published. `rows(name)` are the rows of a data
-    config, checked to be the pinned ones, and read again by each iteration.
+    config, checked to be the pinned ones, and read again by each iteration. `checkpoints` are the stage's, where it
+    has a store; `termination` says when to stop.
     """
 
     document: StageDocument
@@ -31,6 +36,8 @@ class StageContext:
     scratch: Path
     report: Reporter
     rows: Callable[[str], Iterable[Row]]
+    checkpoints: Checkpoints | None = None
+    termination: Termination = field(default_factory=Termination)
 
     @property
     def load_kwargs(self) -> LoadKwargs:
@@ -59,3 +66,6 @@ class Pass(Protocol):
 
     def check(self, context: StageContext) -> dict[str, float]:
         """Prove the output, and return further figures. Raises StageFailure where it is not good."""
+
+    def verified(self, context: StageContext) -> Verified:
+        """How `check` proved it; asked of passes that have it."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from finetune_api import stage
 from finetune_api.stage import StageDocument
 
+_TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -20,6 +22,12 @@ class Environment:
     credentials: Path | None = None
     hub_token: Path | None = None
     sources: Path | None = None
+    trackers: Path | None = None
+
+    def tracker_variables(self) -> dict[str, str]:
+        """What the trackers' Secret says, under the names that their libraries read, and no others."""
+        files = sorted(self.trackers.iterdir()) if self.trackers else []
+        return {path.name: path.read_text().strip() for path in files if path.name.startswith(_TRACKER_PREFIXES)}
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
@@ -38,4 +46,5 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         credentials=optional(stage.STORAGE_CREDENTIALS_ENV),
         hub_token=optional(stage.HUB_TOKEN_ENV),
         sources=optional(stage.SOURCES_ENV),
+        trackers=optional(stage.TRACKERS_ENV),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,6 +57,11 @@ class FolderObjects:
             if not (self._root / key).is_file():
                 raise MissingObjectError(key)
         return {key: _copy(self._root / key, path) for key, path in files.items()}
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Takes files away."""
+        for key in keys:
+            (self._root / key).unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> Transferred:

@@ -11,8 +11,17 @@ import onnxruntime_genai as og
 
 from finetune_trainer.generation import Limits
 
+# Where the CPU build lies that is run in the place of a model whose execution provider no pod has.
+STAND_IN = "cpu-stand-in"
+
 # Greedy whatever the model's own genai_config.json asks for.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+
+
+def runnable(folder: Path) -> Path:
+    """The model that a pod can run for the one in `folder`: itself, or its CPU stand-in where there is one."""
+    stand_in = folder / STAND_IN
+    return stand_in if stand_in.is_dir() else folder
 
 
 class GenaiModel:

@@ -23,6 +23,8 @@ class HubModel:
     A commit fixes every file's content, so tags are the hub's own: sha256 of large files, git's blob ids.
     """
 
+    found = ""
+
     def __init__(self, model: InputModel, sources: Sources, *, revision: str | None = None) -> None:
         self._model = model
         self._folder = sources.scratch / "base"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import onnx
 from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
 from finetune_api.builder import ModelBuilderConfig
@@ -19,23 +22,56 @@ _OPTIONS = {
     "int4_is_symmetric": "is_symmetric",
     "int4_algo_config": "algo_config",
 }
+# How it wants lists written.
+_LISTS = {
+    "int4_op_types_to_quantize": ("op_types_to_quantize", "/"),
+    "int4_nodes_to_exclude": ("nodes_to_exclude", ","),
+}
+
+
+class NoSuchNodeError(ValueError):
+    """A node that is to stay unquantized is not in the model."""
 
 
 def build(source: Path, output: Path, cache: Path, config: ModelBuilderConfig, *, remote_code: bool) -> None:
     """Writes the ONNX model of the Hugging Face folder `source` to `output`; `cache` is a scratch folder.
 
-    What the builder prints goes to stderr: stdout is for progress. Raises whatever the builder raises.
+    What the builder prints goes to stderr: stdout is for progress. Raises whatever the builder raises, and
+    NoSuchNodeError.
     """
     where = (str(source), str(output), config.precision, config.execution_provider, str(cache))
     # It says two lines for each of a model's thousands of nodes.
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     with redirect_stdout(sys.stderr):
-        options = parse_extra_options(None, *where, extra_options(config, remote_code=remote_code))
+        options = parse_extra_options(
+            None, *where, extra_options(config, remote_code=remote_code), search=search_options(config)
+        )
         create_model(None, *where, **options)
+    _require_nodes(output / "model.onnx", config.int4_nodes_to_exclude or ())
 
 
 def extra_options(config: ModelBuilderConfig, *, remote_code: bool) -> list[str]:
     """The builder's KEY=VALUE options; what `config` leaves open stays the builder's default."""
     options = {"hf_token": False, "hf_remote": remote_code}
     options |= {key: getattr(config, name) for name, key in _OPTIONS.items() if getattr(config, name) is not None}
-    return [f"{key}={str(value).lower()}" for key, value in options.items()]
+    lists = {key: mark.join(getattr(config, name) or ()) for name, (key, mark) in _LISTS.items()}
+    options |= {key: value for key, value in lists.items() if value}
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items()]
+
+
+def search_options(config: ModelBuilderConfig) -> dict[str, bool | int | float] | None:
+    """`search` of genai_config.json, as far as `config` says; None where it says nothing."""
+    if config.search is None:
+        return None
+    return config.search.model_dump(by_alias=False, exclude_none=True)
+
+
+def _require_nodes(path: Path, names: Sequence[str]) -> None:
+    """Raises NoSuchNodeError where a name is no node's: the builder would pass over it without a word."""
+    if not names:
+        return
+    there = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
+    for name in names:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            raise NoSuchNodeError(f"{name} is no node of the model" + (f"; did you mean {near[0]}?" if near else ""))

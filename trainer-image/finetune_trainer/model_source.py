@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from finetune_api.model import InputModel
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.errors import bad_input
+from finetune_trainer.mlflow import Layout, layout_of
 from finetune_trainer.model_files import is_wanted, is_weights
 from finetune_trainer.objects import MissingObjectError, hash_file
 from finetune_trainer.s3_errors import Place
@@ -29,8 +31,12 @@ class ModelSource(Protocol):
     def revision(self) -> str | None:
         """The commit of a hub model; None elsewhere."""
 
+    @property
+    def found(self) -> str:
+        """What kind of folder it is, where that is not plainly Hugging Face's; else empty."""
+
     def names(self) -> list[str]:
-        """Every file that is there, wanted or not."""
+        """Every file that is there, wanted or not, by its name in Hugging Face's layout."""
 
     def fetch(self, names: Iterable[str]) -> Path:
         """The folder that holds these files, here."""
@@ -46,7 +52,7 @@ def open_model(model: InputModel, sources: Sources, *, revision: str | None = No
     """
     uri, code = model.model_path, model.load_kwargs.trust_remote_code
     if is_volume(uri):
-        return VolumeModel(uri, sources.volumes, code=code)
+        return VolumeModel(uri, sources, code=code)
     if uri.startswith("s3://"):
         return StoreModel(uri, sources, code=code)
     from finetune_trainer.hub import HubModel  # noqa: PLC0415  (huggingface_hub takes long to import)
@@ -55,35 +61,54 @@ def open_model(model: InputModel, sources: Sources, *, revision: str | None = No
 
 
 class VolumeModel:
-    """A folder of a mounted volume: used where it is, never copied."""
+    """A folder of a mounted volume: used where it is, never copied. MLflow's is arranged by links in `scratch`."""
 
     revision = None
 
-    def __init__(self, uri: str, root: Path | None, *, code: bool) -> None:
+    def __init__(self, uri: str, sources: Sources, *, code: bool) -> None:
         try:
-            self._folder = locate(uri, root, MODEL_PATH)
+            self._folder = locate(uri, sources.volumes, MODEL_PATH)
         except NotInVolumeError as error:
             raise bad_input(Reason.MODEL_NOT_FOUND, error.problem) from error
         if not self._folder.is_dir():
             found = problem(MODEL_PATH, uri, "not a folder", "Name the folder that holds config.json.")
             raise bad_input(Reason.MODEL_NOT_FOUND, found)
+        self._uri = uri
+        self._arranged = sources.scratch / "base"
         self._code = code
+
+    @cached_property
+    def _layout(self) -> Layout:
+        paths = (path for path in self._folder.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(self._folder).as_posix() for path in paths)
+        return layout_of(names, lambda name: (self._folder / name).read_bytes(), self._uri)
+
+    @property
+    def found(self) -> str:
+        """What kind of folder it is, where that is not plainly Hugging Face's."""
+        return self._layout.found
 
     def names(self) -> list[str]:
         """Every file that is there."""
-        paths = (path for path in self._folder.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self._folder).as_posix() for path in paths)
+        return list(self._layout.files)
 
     def fetch(self, names: Iterable[str]) -> Path:
-        """The folder itself."""
-        return self._folder
+        """The folder itself, or links to the files of an MLflow folder."""
+        if not self.found:
+            return self._folder
+        for name in names:
+            link = self._arranged / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(self._folder / self._layout.files[name])
+        return self._arranged
 
     def files(self) -> list[SourceFile]:
         """Tags are sha256 up to 64 MiB, the time of change above."""
         return [self._file(name) for name in self.names() if is_wanted(name, code=self._code)]
 
     def _file(self, name: str) -> SourceFile:
-        path = self._folder / name
+        path = self._folder / self._layout.files[name]
         size = path.stat().st_size
         tag = f"sha256:{hash_file(path).sha256}" if size <= _CONTENT_LIMIT else changed_tag(path)
         return SourceFile(name, size, tag)
@@ -101,30 +126,49 @@ class StoreModel:
         self._code = code
         self._hashes: dict[str, str] = {}
 
+    @cached_property
+    def _layout(self) -> Layout:
+        return layout_of([item.key for item in self._objects.list("")], self._read, self._uri)
+
+    def _read(self, key: str) -> bytes:
+        path = self._folder.with_name("base-layout") / key
+        self._download({key: path})
+        return path.read_bytes()
+
+    @property
+    def found(self) -> str:
+        """What kind of folder it is, where that is not plainly Hugging Face's."""
+        return self._layout.found
+
     def names(self) -> list[str]:
         """Every object below the folder."""
-        return [item.key for item in self._objects.list("")]
+        return list(self._layout.files)
 
     def fetch(self, names: Iterable[str]) -> Path:
         """Downloads what is not here yet."""
-        missing = {name: self._folder / name for name in names if name not in self._hashes}
+        missing = [name for name in names if name not in self._hashes]
+        hashes = self._download({self._layout.files[name]: self._folder / name for name in missing})
+        self._hashes.update({name: hashes[self._layout.files[name]] for name in missing})
+        return self._folder
+
+    def _download(self, wanted: dict[str, Path]) -> dict[str, str]:
+        """Key → sha256 of what came. Raises StageFailure (InputChanged) where an object is gone by now."""
         try:
-            came = self._objects.download(missing)
+            return {key: item.sha256 for key, item in self._objects.download(wanted).items()}
         except MissingObjectError as error:
             message = f"{error.key} was taken away while it was read"
             raise bad_input(Reason.INPUT_CHANGED, problem(MODEL_PATH, self._uri, message)) from error
-        self._hashes.update({name: item.sha256 for name, item in came.items()})
-        return self._folder
 
     def files(self) -> list[SourceFile]:
         """Downloads the companions for their sha256; weights stay where they are."""
-        found = [item for item in self._objects.list("") if is_wanted(item.key, code=self._code)]
-        self.fetch(item.key for item in found if not is_weights(item.key))
+        there = {item.key: item for item in self._objects.list("")}
+        found = {
+            name: there[key]
+            for name, key in self._layout.files.items()
+            if key in there and is_wanted(name, code=self._code)
+        }
+        self.fetch(name for name in found if not is_weights(name))
         return [
-            SourceFile(
-                item.key,
-                item.size,
-                f"tag:{item.tag}" if is_weights(item.key) else f"sha256:{self._hashes[item.key]}",
-            )
-            for item in found
+            SourceFile(name, item.size, f"tag:{item.tag}" if is_weights(name) else f"sha256:{self._hashes[name]}")
+            for name, item in found.items()
         ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.model import LoadKwargs
@@ -41,9 +42,11 @@ def load_model(
 
     `dtype` None means `load.torch_dtype`, or else that of the files. `quantization` is a configuration of
     transformers (BitsAndBytesConfig). Weights are read from safetensors only: pickles run code.
-    Raises StageFailure (ModelInvalid), also where weights are missing, which transformers would draw at random.
+    Raises StageFailure: Unsupported where the image lacks the attention implementation; ModelInvalid, also where
+    weights are missing, which transformers would draw at random.
     """
     transformers_logging.disable_progress_bar()
+    attention = _attention(load, device)
     wanted = dtype or (dtype_named(load.torch_dtype) if load.torch_dtype else "auto")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -51,7 +54,7 @@ def load_model(
             dtype=wanted,
             device_map={"": device},
             quantization_config=quantization,
-            attn_implementation=load.attn_implementation or "sdpa",
+            attn_implementation=attention,
             trust_remote_code=load.trust_remote_code,
             use_safetensors=True,
             local_files_only=True,
@@ -63,6 +66,19 @@ def load_model(
     _require_every_weight(folder, info)
     model.requires_grad_(False)
     return model.eval()
+
+
+def _attention(load: LoadKwargs, device: torch.device) -> str:
+    """The attention implementation for `device`: stages of one job run with and without a GPU."""
+    wanted = load.attn_implementation or "sdpa"
+    if wanted != "flash_attention_2":
+        return wanted
+    if device.type != "cuda":
+        return "sdpa"
+    if not is_flash_attn_2_available():
+        path, remedy = "spec.inputModel.loadKwargs.attnImplementation", "Use sdpa, or an image that has flash-attn."
+        raise bad_input(Reason.UNSUPPORTED, problem(path, wanted, "the image has no flash-attn", remedy))
+    return wanted
 
 
 def _require_every_weight(folder: Path, info: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -59,6 +59,9 @@ class Objects(Protocol):
 
         Raises MissingObjectError.
         """
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Takes objects away, in this order; one that is not there is no error."""
 
 
 class HashingReader:

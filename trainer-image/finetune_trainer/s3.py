@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +194,12 @@ class S3Objects:
             for key, future in came.items():
                 self._arrive(key, future)
         return {key: writer.transferred() for key, writer in writers.items()}
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Takes objects away, in this order; one that is not there is no error."""
+        with self._failures():
+            for key in keys:
+                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def _arrive(self, key: str, future: Any) -> None:
         try:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from finetune_api.stage import Manifest, ManifestFile, StageResult
+from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now
@@ -24,6 +24,8 @@ PASSES = {
     "ModelBuilder": "build",
     "Evaluate": "evaluate",
 }
+# Those that leave checkpoints while they run.
+RESUMABLE = ("LoRA", "QLoRA")
 
 
 def run_stage(place: Workplace) -> StageResult:
@@ -35,14 +37,18 @@ def run_stage(place: Workplace) -> StageResult:
     earlier = place.store.read_manifest(document.key)
     if earlier and not place.store.damage(earlier.manifest):
         place.report.log(f"{document.stage} was published by attempt {earlier.manifest.attempt}")
+        if document.type in RESUMABLE:
+            place.checkpoints.clear()
         return earlier.result()
     started = now()
     context = _fetch(place)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started)
+    manifest = _manifest(place, files, metrics, started).model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
+    if document.type in RESUMABLE:
+        place.checkpoints.clear()
     return committed.result()
 
 
@@ -58,18 +64,29 @@ def _fetch(place: Workplace) -> StageContext:
         scratch=_empty(place.scratch / "pass"),
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
+        checkpoints=place.checkpoints,
+        termination=place.termination,
     )
 
 
 def _compute(context: StageContext) -> dict[str, float]:
     """The pass and, where it has one, its check; returns the figures of both."""
-    module = cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[context.document.type]}"))
+    module = _pass(context)
     metrics = dict(module.run(context).metrics)
     if hasattr(module, "check"):
         context.report.progress(activity="checking")
         metrics |= module.check(context)
     # JSON has no NaN; what has no value is no figure.
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _verified(context: StageContext) -> Verified | None:
+    module = _pass(context)
+    return module.verified(context) if hasattr(module, "verified") else None
+
+
+def _pass(context: StageContext) -> Pass:
+    return cast(Pass, import_module(f"finetune_trainer.passes.{PASSES[context.document.type]}"))
 
 
 def _send(place: Workplace, output: Path) -> list[ManifestFile]:

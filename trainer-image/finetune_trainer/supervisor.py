@@ -9,6 +9,7 @@ How the stage's process ended → exit code:
 - after SIGTERM or SIGINT came in, without a good result: TERMINATED, never 0;
 - SIGKILL: OUT_OF_MEMORY if the kernel's count of out-of-memory kills rose or cannot be read, else INTERNAL;
 - SIGBUS, SIGILL: HARDWARE, since another node may do (a failing disk or memory; a CPU without an instruction);
+- STALLED: a step hung, and the stage's own watch ended it;
 - SIGSEGV and all else: INTERNAL.
 """
 
@@ -106,6 +107,10 @@ def _failure(code: int, document: StageDocument, signalled: bool, kills_before: 
         return StageFailure(Reason.TERMINATED, "ended from outside", exit_code=ExitCode.TERMINATED)
     if code == -signal.SIGKILL and _was_out_of_memory(kills_before):
         return out_of_memory(document, "killed by the kernel")
+    if code == ExitCode.STALLED:
+        seconds = (document.config.get("trainingArgs") or {}).get("stallSeconds", 1800)
+        message = f"a step took longer than {seconds} s (trainingArgs.stallSeconds); the log has every thread's stack"
+        return StageFailure(Reason.STALLED, message, exit_code=ExitCode.STALLED)
     if -code in (signal.SIGBUS, signal.SIGILL):
         message = f"killed by {signal.Signals(-code).name}: full shared memory, bad memory, or a CPU too old"
         return StageFailure(Reason.HARDWARE, message, exit_code=ExitCode.HARDWARE)

@@ -120,9 +120,15 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
+    """`check` as a program of its own."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_trainer verify", description=__doc__)
+    add_arguments(parser)
+    return check(parser.parse_args(words))
+
+
+def check(options: argparse.Namespace) -> int:
     """Prints a line per artifact; returns 0 where all are good, 1 where one is not, 2 where none can be read."""
-    options = _parser().parse_args(arguments)
     try:
         verdicts = list(verify(*_open(options)))
     except StageFailure as failure:
@@ -160,10 +166,9 @@ def _fits(mark: str, rest: str) -> bool:
     return rest.count("/") == (0 if mark == "/stages/" else 2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m finetune_trainer verify", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `check` reads."""
     parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
     parser.add_argument("--endpoint", help="URL of the S3 server; default: AWS")
     parser.add_argument("--region", help="region of the bucket")
     parser.add_argument("--credentials", type=Path, help="folder with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    return parser

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.stage import StageDocument
+from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.environment import Environment
 from finetune_trainer.report import Reporter
 from finetune_trainer.s3 import QUICK, STEADY, connect
 from finetune_trainer.sources import Sources
 from finetune_trainer.store import ArtifactStore
+from finetune_trainer.termination import Termination
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,20 @@ class Workplace:
     sources: Sources
     scratch: Path
     report: Reporter
+    checkpoints: Checkpoints
+    termination: Termination
 
 
-def open_workplace(environment: Environment, report: Reporter) -> Workplace:
-    """The workplace that `environment` describes. Raises StageFailure (CredentialsInvalid)."""
+def open_workplace(environment: Environment, report: Reporter, termination: Termination | None = None) -> Workplace:
+    """The workplace that `environment` describes; `termination` is what a signal's handler asks.
+
+    Raises StageFailure (CredentialsInvalid).
+    """
     document = environment.document
     patience = QUICK if document.type == "Prepare" else STEADY
     connection = connect(document.storage, environment.credentials, patience)
-    sources = Sources(connection, environment.scratch, environment.sources, environment.hub_token)
-    return Workplace(document, ArtifactStore.on(connection), sources, environment.scratch, report)
+    scratch = environment.scratch
+    sources = Sources(connection, scratch, environment.sources, environment.hub_token)
+    checkpoints = Checkpoints.on(connection, document, scratch / "checkpoints", report)
+    store = ArtifactStore.on(connection)
+    return Workplace(document, store, sources, scratch, report, checkpoints, termination or Termination())

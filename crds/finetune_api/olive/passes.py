@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finetune_api.builder import ModelBuilderConfig
+from finetune_api.builder import ModelBuilderConfig, SearchOptions
 from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.olive import reasons
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
@@ -18,6 +18,14 @@ from finetune_api.olive.training import training_args
 from finetune_api.passes import ADAPTER_PASSES, PASS_TYPES
 
 _SPELLINGS = {"lora_r": "r", "lora_alpha": "alpha"}
+_BUILDER_SPELLINGS = {
+    "block_size": "int4_block_size",
+    "accuracy_level": "int4_accuracy_level",
+    "is_symmetric": "int4_is_symmetric",
+    "algo_config": "int4_algo_config",
+    "op_types_to_quantize": "int4_op_types_to_quantize",
+    "nodes_to_exclude": "int4_nodes_to_exclude",
+}
 _OLD_DROPOUT = 0.0
 _NOT_QLORA = (
     "belongs to QLoRA: on type LoRA it has no effect, in no release of Olive. --qlora turns the pass into QLoRA, "
@@ -81,8 +89,10 @@ class PassReader:
         model = _config_model(kind)
         if kind in ADAPTER_PASSES or issubclass(model, LoraConfig):
             return self._fine_tuning(model, fields, target)
-        config = copy_fields(fields, model, target, {})
+        search = fields.pop("search", None) if issubclass(model, ModelBuilderConfig) else None
+        config = copy_fields(fields, model, target, _BUILDER_SPELLINGS)
         if issubclass(model, ModelBuilderConfig):
+            config |= _search(search, f"{target}.search")
             config["executionProvider"] = self.provider
             leave_rest(fields, reasons.MODEL_BUILDER)
         leave_rest(fields, {})
@@ -111,6 +121,16 @@ class PassReader:
             arguments, f"{target}.trainingArgs", self.record, old=self.old, measured=measured
         )
         return config
+
+
+def _search(source: Source | None, target: str) -> dict[str, Any]:
+    """ModelBuilder's `search`, whose members are those of genai_config.json."""
+    if source is None:
+        return {}
+    fields = source.fields()
+    options = copy_fields(fields, SearchOptions, target, {})
+    leave_rest(fields, reasons.SEARCH)
+    return {"search": options} if options else {}
 
 
 def leave_evaluator(source: Source) -> None:

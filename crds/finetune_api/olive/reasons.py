@@ -10,7 +10,7 @@ _LOGGING = "a pod's log has one fixed level; progress, loss and figures are in t
 _AZURE = "an AzureML setting without a counterpart on Kubernetes; access is by Secrets of the job's namespace."
 _SEARCH = "passes run in the order of spec.passes; nothing is searched."
 _EXPORT = "FinetuneJob has no such field; the builder's own default holds."
-_TRACKERS = "no tracker is reported to; loss and figures are in the job's status and in Prometheus."
+TRACKERS = "A job reports to tensorboard, mlflow and wandb; loss and figures are in its status besides."
 _MEMORY = "a matter of memory and speed that the trainer settles itself; the result is the same."
 
 MODEL = {
@@ -63,18 +63,13 @@ TRAINING_ARGS = {
     "output_dir": _CHECKPOINTS,
     "overwrite_output_dir": _CHECKPOINTS,
     "resume_from_checkpoint": _CHECKPOINTS,
-    "save_strategy": _CHECKPOINTS,
-    "save_steps": _CHECKPOINTS,
-    "save_total_limit": _CHECKPOINTS,
     "save_only_model": _CHECKPOINTS,
     "save_safetensors": _CHECKPOINTS,
-    "load_best_model_at_end": "the adapter of the last step is kept.",
-    "metric_for_best_model": "the adapter of the last step is kept.",
-    "report_to": _TRACKERS,
-    "run_name": _TRACKERS,
-    "logging_dir": _TRACKERS,
+    "metric_for_best_model": "the lowest evaluation loss is the best.",
+    "greater_is_better": "the lowest evaluation loss is the best.",
+    "train_sampling_strategy": "groupByLength makes batches of samples of like length; else they are drawn at random.",
+    "logging_dir": "event files lie in the stage's output, under tensorboard.",
     "logging_strategy": "a line of progress is written every loggingSteps steps.",
-    "logging_first_step": "a line of progress is written every loggingSteps steps.",
     "disable_tqdm": _LOGGING,
     "fp16": "the type of the frozen weights is the pass's torchDtype.",
     "bf16": "the type of the frozen weights is the pass's torchDtype.",
@@ -101,12 +96,16 @@ FINE_TUNING = {
 }
 MODEL_BUILDER = {
     "metadata_only": "the whole model is built; its genai_config.json comes with it.",
-    "search": "FinetuneJob has no such field; change search in the artifact's genai_config.json.",
     "extra_options": _EXPORT,
 }
+SEARCH = {
+    "past_present_share_buffer": "the builder sets it as the execution provider wants it.",
+    "chunk_size": "the whole prompt is read at once.",
+    "diversity_penalty": "onnxruntime-genai does not use it.",
+    "random_seed": "whoever runs the model gives the seed.",
+    "batch_size": "whoever runs the model gives the prompts.",
+}
 _MODEL_BUILDER_SWITCHES = (
-    "int4_op_types_to_quantize",
-    "int4_nodes_to_exclude",
     "use_qdq",
     "use_8bits_moe",
     "use_webgpu_fp32",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.job import JobSpec
 from finetune_api.problems import Problem, problem
-from finetune_api.rules import data, names, passes
+from finetune_api.rules import data, names, passes, training
 from finetune_api.schema_problems import schema_problems
 
 # A stage document holds the spec and once more its data configs, escaped as JSON within JSON at the worst.
@@ -47,4 +47,4 @@ def size(spec: JobSpec) -> Iterator[Problem]:
 
 
 Rule = Callable[[JobSpec], Iterator[Problem]]
-RULES: tuple[Rule, ...] = (*names.RULES, *passes.RULES, *data.RULES, size)
+RULES: tuple[Rule, ...] = (*names.RULES, *passes.RULES, *data.RULES, *training.RULES, size)

@@ -102,6 +102,9 @@ def _places(path: str, load: LoadDatasetConfig) -> Iterator[Problem]:
             remedy = f"Set dataName to {', '.join(FORMATS)}." if load.is_hub else "Write s3://, pvc:// or configMap://."
             means = f"dataName {load.data_name} means paths in its repository" if load.is_hub else "not a URI"
             yield problem(f"{path}.dataFiles", uri, means, remedy)
+        elif not load.is_hub and any(character in uri.split("/")[2] for character in "*?["):
+            remedy = "Name the bucket or volume, and use wildcards after it."
+            yield problem(f"{path}.dataFiles", uri, "wildcards stand for files, not for the place they are in", remedy)
     for field, value in (("subset", load.subset), ("revision", load.revision)):
         if value is not None and not load.is_hub:
             message = "only a hub data set has one"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, Provider, SearchOptions
 from finetune_api.job import JobSpec
 from finetune_api.passes import ADAPTER_PASSES, LoraPass, ModelBuilderPass, QLoraPass
 from finetune_api.problems import Problem, problem
@@ -43,18 +44,39 @@ def builder_combinations(spec: JobSpec) -> Iterator[Problem]:
         if not isinstance(item, ModelBuilderPass):
             continue
         path, config = f"spec.passes[{index}].config", item.config
-        if config.precision == "fp16" and config.execution_provider == "cpu":
+        precision, provider = config.precision, config.execution_provider
+        if provider not in PROVIDERS_OF[precision]:
             yield problem(
                 f"{path}.precision",
-                "fp16",
-                "the cpu execution provider cannot load fp16",
-                "Use int4 or fp32, or cuda.",
+                precision,
+                f"the {provider} execution provider cannot load {precision}",
+                f"Use {_either(_precisions_of(provider))}, or executionProvider {_either(PROVIDERS_OF[precision])}.",
             )
-        int4_only = ("int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config")
-        for name in int4_only:
-            if config.precision != "int4" and getattr(config, name) is not None:
-                alias = type(config).model_fields[name].alias
-                yield problem(f"{path}.{alias}", getattr(config, name), "only for precision int4", "Remove it.")
+        for name, info in type(config).model_fields.items():
+            if name.startswith("int4_") and precision not in BLOCKWISE and getattr(config, name) is not None:
+                message = f"only for precision {_either(BLOCKWISE)}"
+                yield problem(f"{path}.{info.alias}", getattr(config, name), message, "Remove it.")
+        yield from _search(f"{path}.search", config.search or SearchOptions())
+
+
+def _precisions_of(provider: Provider) -> list[str]:
+    return [precision for precision, providers in PROVIDERS_OF.items() if provider in providers]
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(words)
+
+
+def _search(path: str, search: SearchOptions) -> Iterator[Problem]:
+    """Search options that onnxruntime-genai refuses together, or of which one has no effect."""
+    lowest, longest = search.min_length, search.max_length
+    if lowest is not None and longest is not None and lowest > longest:
+        yield problem(f"{path}.minLength", lowest, "more than maxLength", f"Use at most {longest}.")
+    answers, beams = search.num_return_sequences, search.num_beams or 1
+    if answers is not None and answers > beams:
+        yield problem(f"{path}.numReturnSequences", answers, "more than numBeams", f"Use at most {beams}.")
+    if search.do_sample and beams > 1:
+        yield problem(f"{path}.numBeams", beams, "a beam search draws no tokens", "Remove it, or doSample.")
 
 
 def evaluation_splits(spec: JobSpec) -> Iterator[Problem]:

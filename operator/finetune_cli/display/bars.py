@@ -11,7 +11,7 @@ from finetune_api.status import StageState, StageStatus, Status
 from finetune_cli.words import remark
 
 _DONE = (StageState.SUCCEEDED, StageState.REUSED)
-_COLOURS = {
+COLOURS = {
     StageState.RUNNING: "cyan",
     StageState.SUCCEEDED: "green",
     StageState.REUSED: "green",
@@ -63,8 +63,8 @@ class Bars:
         known = next(item for item in self._progress.tasks if item.id == task)
         if stage.job and known.start_time is None:
             self._progress.start_task(task)
-        colour = _COLOURS.get(stage.state, "dim")
-        done, total = _extent(stage)
+        colour = COLOURS.get(stage.state, "dim")
+        done, total = extent(stage)
         self._progress.update(
             task,
             completed=done,
@@ -76,7 +76,7 @@ class Bars:
             self._progress.stop_task(task)
 
 
-def _extent(stage: StageStatus) -> tuple[float, float | None]:
+def extent(stage: StageStatus) -> tuple[float, float | None]:
     """(done, total) of the stage's bar; without a total it pulses."""
     if stage.state in _DONE:
         return 1, 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_api import keys, rules
+from finetune_api import keys, reserved, rules
 from finetune_api.base import Model
 from finetune_api.job import JobSpec
 
@@ -25,7 +29,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 BOUNDED = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -33,6 +37,7 @@ def full_spec() -> Spec:
     """A spec with every kind of object in it."""
     spec = job_spec(systems=[{"name": "gpu", "resources": {"limits": {"cpu": 2}}, "tolerations": [{"key": "a"}]}])
     spec["passes"][0]["config"]["trainingArgs"] = {"seed": 1}
+    spec["passes"][2]["config"] |= {"search": {"topK": 1}, "int4NodesToExclude": ["/lm_head/MatMul"]}
     spec["inputModel"] |= {"loadKwargs": {"torchDtype": "float32"}, "tokenSecretRef": {"name": "hub", "key": "token"}}
     return spec
 
@@ -64,14 +69,86 @@ def test_a_mutated_spec_is_answered_and_what_passes_can_be_run(make: Any, data: 
             del container[key]
         if not list(places(spec)):
             break
+    require_an_answer(spec)
+
+
+def require_an_answer(spec: Any) -> bool:
+    """Whether `spec` is right; and it is wholly understood, or what is wrong is said."""
     parsed, found = rules.check(spec)
     assert parsed is not None or found
     for item in found:
         assert item.path.startswith("spec")
         assert item.message
-    if parsed is not None and not found:
-        keys.stage_keys("team", parsed, pins(*(config.name for config in parsed.data_configs)))
-        assert JobSpec.model_validate(parsed.wire()) == parsed
+    if parsed is None or found:
+        return False
+    keys.stage_keys("team", parsed, pins(*(config.name for config in parsed.data_configs)))
+    assert JobSpec.model_validate(parsed.wire()) == parsed
+    assert set(leaves(spec)) <= set(leaves(parsed.wire())), "nothing that was sent is passed over"
+    return True
+
+
+def leaves(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of all members and items of `value`; null says the same as nothing."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if inner is not None:
+            yield f"{path}.{key}"
+            yield from leaves(inner, f"{path}.{key}")
+
+
+MUTATIONS_OF_AN_EXAMPLE = 100
+MUTATIONS = 10_000
+# One value or more of each kind that fits some field, and many that fit none.
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 8, 2**31, 2**70, 0.5, 1.5, -0.1, float("nan"), float("inf"), "", "a", "x" * 10_000,
+    "LoRA", "QLoRA", "MergeAdapterWeights", "ModelBuilder", "train", "lora", "no", "steps", "fp16", "cuda", "2Gi",
+    "s3://a", "s3://bucket/key", "pvc://../..", "{x", "{}", "{a!r}", "{phrase}", "\ud800", "\0", "$(HOME)", "é",
+    [], {}, [[]], [{}], ["text"], {"": 1}, {"name": "lora"}, [{"name": "a"}, {"name": "a"}], {"cpu": "1"},
+)  # fmt: skip
+
+
+@cache
+def texts() -> tuple[str, ...]:
+    """Right specs as JSON, of which a fresh copy is cheap."""
+    return tuple(json.dumps(make()) for make in SPECS)
+
+
+def mutated(draw: random.Random) -> Any:
+    """A right spec with one to three things changed, taken away, doubled, moved or renamed."""
+    spec = json.loads(draw.choice(texts()))
+    for _ in range(draw.randint(1, 3)):
+        found = list(places(spec))
+        if not found:
+            break
+        container, key = draw.choice(found)
+        other, its_key = draw.choice(found)
+        elsewhere = copy.deepcopy(other[its_key])
+        kind = draw.randrange(6)
+        if kind == 0:
+            del container[key]
+        elif kind == 1 and isinstance(container, list):
+            container.append(container[key])
+        elif kind == 2 and isinstance(container, dict):
+            container[draw.choice([key.upper(), key + "s", f" {key}", "type", "name"])] = container.pop(key)
+        elif kind == 3:
+            container[key] = elsewhere
+        else:
+            container[key] = copy.deepcopy(draw.choice(VALUES))
+    return spec
+
+
+@settings(max_examples=MUTATIONS // MUTATIONS_OF_AN_EXAMPLE, deadline=None)
+@given(seed=st.integers(0, 2**64))
+def test_ten_thousand_mutations_are_answered(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(MUTATIONS_OF_AN_EXAMPLE):
+        require_an_answer(mutated(draw))
+
+
+def test_some_mutations_are_right_and_most_are_wrong() -> None:
+    """Else the test above would not see what it is for."""
+    draw = random.Random(1)
+    right = sum(require_an_answer(mutated(draw)) for _ in range(1000))
+    assert 50 < right < 500
 
 
 def subclasses(model: type[Model]) -> Iterator[type[Model]]:
@@ -99,7 +176,9 @@ def test_an_unknown_key_is_never_accepted(make: Any, name: str, value: Any, data
     here[name] = value
     parsed, found = rules.check(spec)
     assert parsed is None
-    assert any(item.message == "unknown field" and item.path.endswith(f".{name}"[-200:]) for item in found)
+    assert any(
+        item.message in ("unknown field", reserved.MESSAGE) and item.path.endswith(f".{name}"[-200:]) for item in found
+    )
 
 
 def test_a_name_in_python_spelling_is_no_name_on_the_wire() -> None:

@@ -44,7 +44,8 @@ NEW: dict[str, Any] = {
         "tune": {"type": "qlora", "r": 16, "alpha": 32, "double_quant": True, "train_data_config": "train",
                  "training_args": {"learning_rate": 1e-4, "num_train_epochs": 2, "max_steps": -1,
                                    "eval_strategy": "steps", "extra_args": {"adam_beta1": 0.8}}},
-        "build": [{"type": "ModelBuilder", "precision": "int4", "int4_accuracy_level": 4, "int4_block_size": 32}],
+        "build": [{"type": "ModelBuilder", "precision": "int4", "int4_accuracy_level": 4, "int4_block_size": 32,
+                   "int4_nodes_to_exclude": ["/lm_head/MatMul"], "search": {"top_k": 5, "chunk_size": 64}}],
     },
     "host": "box",
     "target": "box",
@@ -332,3 +333,21 @@ def test_a_mutated_configuration_loses_nothing(name: str, data: st.DataObject) -
     for target in imported.landed.values():
         at(imported.job(), target)
     rules.check(imported.spec)
+
+
+def test_what_a_builder_is_told_lands_in_it() -> None:
+    imported = import_config(NEW, OPTIONS)
+    config = next(item["config"] for item in imported.spec["passes"] if item["type"] == "ModelBuilder")
+    assert config["search"] == {"topK": 5}
+    assert config["int4NodesToExclude"] == ["/lm_head/MatMul"]
+    [said] = [note.message for note in imported.notes if note.path.endswith("search.chunk_size")]
+    assert said == "the whole prompt is read at once."
+
+
+@pytest.mark.parametrize(("provider", "ours"), [("DmlExecutionProvider", "dml"), ("WebGpuExecutionProvider", "webgpu")])
+def test_a_model_for_a_provider_that_no_pod_has_is_built_all_the_same(provider: str, ours: str) -> None:
+    config = copy.deepcopy(NEW)
+    config["systems"]["box"]["accelerators"] = [{"device": "gpu", "execution_providers": [provider]}]
+    imported = import_config(config, OPTIONS)
+    built = next(item["config"] for item in imported.spec["passes"] if item["type"] == "ModelBuilder")
+    assert built["executionProvider"] == ours

@@ -121,12 +121,12 @@ BETWEEN_FIELDS = [
             "spec.passes[2].config.precision",
             "fp16",
             "the cpu execution provider cannot load fp16",
-            "Use int4 or fp32, or cuda.",
+            "Use int4 or int8 or fp32, or executionProvider cuda or dml.",
         ),
     ),
     (
         passes_only(LORA, MERGE, {**BUILDER, "config": {"precision": "fp32", "int4BlockSize": 32}}),
-        ("spec.passes[2].config.int4BlockSize", "32", "only for precision int4", "Remove it."),
+        ("spec.passes[2].config.int4BlockSize", "32", "only for precision int4 or int8", "Remove it."),
     ),
     (
         changed(job_spec(), TEMPLATE, "{phrase} -> {tones}"),

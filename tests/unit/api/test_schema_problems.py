@@ -100,8 +100,13 @@ def _all_fields(model: Any) -> set[str]:
             ),
         ),
         (
-            changed(job_spec(), "passes[2].config.precision", "int8"),
-            ("spec.passes[2].config.precision", "int8", "not a known value", "Use 'int4', 'fp32' or 'fp16'."),
+            changed(job_spec(), "passes[2].config.precision", "int2"),
+            (
+                "spec.passes[2].config.precision",
+                "int2",
+                "not a known value",
+                "Use 'int4', 'int8', 'bf16', 'fp16' or 'fp32'.",
+            ),
         ),
         (
             changed(job_spec(), "passes[0].config.r", 0),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import HUB_TOKEN_ENV, STAGE_ENV, STORAGE_CREDENTIALS_ENV
+from finetune_api.stage import HUB_TOKEN_ENV, STAGE_ENV, STORAGE_CREDENTIALS_ENV, TRACKERS_ENV
 from finetune_operator import labels
 from finetune_operator.manifests import Owner, Work
 from finetune_operator.plan import PodSettings
@@ -148,6 +148,16 @@ def test_without_secrets_there_is_none() -> None:
         template = job["spec"]["template"]["spec"]
         assert not [item for item in template["volumes"] if "secret" in item]
         assert STORAGE_CREDENTIALS_ENV not in {item["name"] for item in template["containers"][0]["env"]}
+
+
+def test_only_a_training_stage_gets_the_trackers_secret() -> None:
+    tracked = {"reportTo": ["mlflow"], "reportToSecretRef": {"name": "tracking"}}
+    for stage, job in all_jobs(changed(on_gpu(), "passes[0].config.trainingArgs", tracked)).items():
+        pod = job["spec"]["template"]["spec"]
+        mounted = [item["secret"]["secretName"] for item in pod["volumes"] if item["name"] == "trackers"]
+        variables = {item["name"]: item["value"] for item in pod["containers"][0]["env"]}
+        assert mounted == (["tracking"] if stage == "lora" else []), stage
+        assert variables.get(TRACKERS_ENV) == ("/var/run/finetune/trackers" if stage == "lora" else None)
 
 
 def test_a_model_in_a_bucket_needs_no_hub_token() -> None:

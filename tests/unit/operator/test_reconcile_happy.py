@@ -52,6 +52,16 @@ def test_all_the_way() -> None:
     assert world.status["finishedAt"] > world.status["startedAt"]
 
 
+def test_what_no_pod_could_run_is_named() -> None:
+    world = World(changed(job_spec(), "passes[2].config.executionProvider", "dml"))
+    world.run_to_the_end()
+    said = (
+        "All stages are done; published: adapter, model, onnx. onnx was not run on dml, which no pod has: its "
+        "structure was verified, and a CPU build was run in its place."
+    )
+    assert world.condition("Succeeded")["message"] == said
+
+
 def test_artifacts_have_uris_that_the_operator_computed() -> None:
     world = World(job_spec())
     world.run_to_the_end()

@@ -116,6 +116,17 @@ def test_signals_that_kill_the_stage(start, tmp_path, number, code, reason):
     assert (got, result.reason) == (code, reason)
 
 
+def test_a_step_that_hung_ends_as_stalled_with_every_threads_stack(start, tmp_path):
+    script = (
+        "import time; from finetune_trainer.training.stalling import StallWatch\n"
+        "with StallWatch(0.2).watching(): time.sleep(30)"
+    )
+    process = start(script)
+    code, result = ending(process, tmp_path)
+    assert (code, result.reason) == (ExitCode.STALLED, Reason.STALLED)
+    assert "trainingArgs.stallSeconds" in result.message
+
+
 def verdict_on_sigkill(world, before: int | None, after: int | None, monkeypatch) -> tuple[int, str]:
     monkeypatch.setattr(supervisor, "out_of_memory_kills", lambda: after)
     document = world.document("LoRA", "lora", config={"trainingArgs": {"perDeviceTrainBatchSize": 8}})

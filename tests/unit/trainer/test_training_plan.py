@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.training import TrainingArgs
-from finetune_trainer.training.plan import Plan, learning_rate
+from finetune_trainer.training.plan import Plan
+from finetune_trainer.training.schedules import learning_rate
 
 
 def args(**values: Any) -> TrainingArgs:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api.builder import ModelBuilderConfig
+from finetune_api.builder import PROVIDERS_OF, ModelBuilderConfig
 from finetune_api.problems import problem
-from finetune_api.stage import Reason
+from finetune_api.stage import Reason, Verified
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.data import render
 from finetune_trainer.errors import bad_input
+from finetune_trainer.genai import STAND_IN, runnable
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
+from finetune_trainer.onnx_structure import check_structure
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 
 # All rows of most jobs; the tokens of many more would not fit into memory beside the model.
@@ -31,16 +33,28 @@ def run(context: StageContext) -> PassOutput:
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
     context.report.progress(activity="building ONNX model")
-    _build(context, source, config)
-    size = sum(file.stat().st_size for file in context.output.iterdir())
-    context.report.log(f"{config.precision} model for {config.execution_provider}: {size / 1e6:.1f} MB")
+    _build(context, source, context.output, config)
+    stand_in = config.stand_in()
+    if stand_in is not None:
+        provider = config.execution_provider
+        context.report.log(f"no pod has {provider}: a {stand_in.precision} build for cpu is run instead")
+        _build(context, source, context.output / STAND_IN, stand_in)
     return PassOutput()
 
 
 def check(context: StageContext) -> dict[str, float]:
     """Figures of the built model; raises StageFailure (OnnxDiverged) where it is not its source's equal."""
     config = ModelBuilderConfig.model_validate(context.document.config)
-    return check_onnx(context.output, Reference.read(context.scratch), config, context.report.log)
+    if config.stand_in() is not None:
+        check_structure(context.output, config.execution_provider)
+        context.report.log(f"structure verified; not run on {config.execution_provider}")
+    return check_onnx(runnable(context.output), Reference.read(context.scratch), config, context.report.log)
+
+
+def verified(context: StageContext) -> Verified:
+    """How the output was verified: by running it, or by its structure where no pod has its execution provider."""
+    config = ModelBuilderConfig.model_validate(context.document.config)
+    return "execution" if config.stand_in() is None else "structure"
 
 
 def source_model(context: StageContext) -> Path:
@@ -52,9 +66,10 @@ def require_provider(config: ModelBuilderConfig, path: str) -> None:
     """Raises StageFailure (Unsupported) where the model could be built, but not run here."""
     import torch  # noqa: PLC0415  (torch or seconds of imports: `check` does without)
 
-    if config.precision == "fp16" and config.execution_provider != "cuda":
-        message = "the cpu execution provider cannot load fp16"
-        remedy = "Use int4 or fp32, or executionProvider cuda."
+    provider = config.execution_provider
+    if provider not in PROVIDERS_OF[config.precision]:
+        message = f"the {provider} execution provider cannot load {config.precision}"
+        remedy = f"Use int4, or executionProvider {' or '.join(PROVIDERS_OF[config.precision])}."
         raise bad_input(Reason.UNSUPPORTED, problem(f"{path}.precision", config.precision, message, remedy))
     if config.execution_provider == "cuda" and not torch.cuda.is_available():
         message = "this pod has no GPU, and a model counts only after it ran on its own execution provider"
@@ -81,12 +96,19 @@ def reference_texts(context: StageContext, tokenizer: TextTokenizer) -> list[str
     return list(texts) or list(BUILTIN_TEXTS)
 
 
-def _build(context: StageContext, source: Path, config: ModelBuilderConfig) -> None:
-    from finetune_trainer.model_builder import build  # noqa: PLC0415  (torch or seconds of imports: `check` does without)
+def _build(context: StageContext, source: Path, output: Path, config: ModelBuilderConfig) -> None:
+    from finetune_trainer.model_builder import (  # noqa: PLC0415  (seconds of imports: `check` does without)
+        NoSuchNodeError,
+        build,
+    )
 
     cache = context.scratch / "builder-cache"
     try:
-        build(source, context.output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+        build(source, output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+    except NoSuchNodeError as error:
+        path = f"spec.passes[name={context.document.stage}].config.int4NodesToExclude"
+        found = problem(path, None, str(error), "Name nodes as they are in model.onnx.")
+        raise bad_input(Reason.UNSUPPORTED, found) from error
     except NotImplementedError as error:
         path, message = "spec.inputModel.modelPath", f"onnxruntime-genai's builder does not know it: {error}"
         remedy = "Use an architecture that onnxruntime-genai supports (Phi, Llama, Mistral, Qwen, Gemma, …)."
@@ -94,5 +116,7 @@ def _build(context: StageContext, source: Path, config: ModelBuilderConfig) -> N
         raise bad_input(Reason.UNSUPPORTED, problem(path, value, message, remedy)) from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         path, message = f"spec.passes[name={context.document.stage}]", f"onnxruntime-genai's builder failed: {error!r}"
-        remedy = "Leave out the int4 options to use its defaults; its own output is in the pod's log."
+        remedy = "Leave out search and the int4 options to use its defaults; its own output is in the pod's log."
         raise bad_input(Reason.UNSUPPORTED, problem(path, config.precision, message, remedy)) from error
+    size = sum(file.stat().st_size for file in output.iterdir())
+    context.report.log(f"{config.precision} model for {config.execution_provider}: {size / 1e6:.1f} MB")

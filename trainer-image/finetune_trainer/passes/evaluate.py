@@ -47,9 +47,9 @@ def run(context: StageContext) -> PassOutput:
 def load_generator(context: StageContext, role: str, folder: Path) -> Generator:
     """What runs the model in `folder`: onnxruntime-genai in role onnx, transformers for model, adapter and base."""
     if role == "onnx":
-        from finetune_trainer.genai import GenaiModel  # noqa: PLC0415  (this way needs no torch, the other no onnx)
+        from finetune_trainer.genai import GenaiModel, runnable  # noqa: PLC0415  (this way needs no torch, the other no onnx)
 
-        return GenaiModel(folder)
+        return GenaiModel(runnable(folder))
     from finetune_trainer.generation_hf import load_hf_generator  # noqa: PLC0415
 
     return load_hf_generator(folder, context.load_kwargs, context.inputs.get("adapter"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import peft
 import torch
 from transformers import PreTrainedModel
 
@@ -23,9 +24,13 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 from finetune_trainer.training import kernels, loop, micro_batches
 from finetune_trainer.training.batches import Collator
+from finetune_trainer.training.neftune import add_noise
 from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
 from finetune_trainer.training.plan import Plan
 from finetune_trainer.training.samples import Samples, read_samples
+from finetune_trainer.training.saving import Saver
+from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.trackers import open_trackers, require_trackers
 
 
 def run(context: StageContext) -> PassOutput:
@@ -34,6 +39,7 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
+    require_trackers(args, f"{path}.trainingArgs")
     base, source = context.input_model()
     precision = Precision.of(config, source.load_kwargs, device)
 
@@ -45,15 +51,20 @@ def run(context: StageContext) -> PassOutput:
     report.progress(activity="loading model")
     model = load_base(base, source.load_kwargs, config, precision, device)
     targets = adapters.target_modules(model, config, path)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, targets)
     report.log(f"training {adapted.get_nb_trainable_parameters()[0]:,} parameters on {device}, in {', '.join(targets)}")
 
     report.progress(activity="training")
-    setup = loop.Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
-    args = accelerate(setup, samples, args, report)
-    optimizer = make_optimizer(args, setup.trained(), device)
-    outcome = loop.train(setup, optimizer, samples.train, samples.held_out, args, report)
+    if args.neftune_noise_alpha:
+        add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
+    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device))
+    micro_batch = accelerate(setup, samples, args, report)
+    optimizer = make_optimizer(args, adapted)
+    trackers = open_trackers(args, context.document, context.output, context.scratch, report)
+    around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
+    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
 
     report.progress(activity="saving adapter")
     pins = context.document.pins
@@ -61,8 +72,13 @@ def run(context: StageContext) -> PassOutput:
     return PassOutput(_metrics(outcome, samples))
 
 
-def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> TrainingArgs:
-    """Has the model compute as fast as it can on its device, each choice logged; returns how steps are cut."""
+def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
+    """What saves and finds checkpoints; None where the stage has no store."""
+    return Saver(context.checkpoints, args, context.scratch, context.report) if context.checkpoints else None
+
+
+def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
+    """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
     lengths = [max(setup.collate.length or 0, len(sample.ids)) for sample in samples.train]
     steps = Plan(lengths, args).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
@@ -73,9 +89,15 @@ def accelerate(setup: loop.Setup, samples: Samples, args: TrainingArgs, report: 
         kernels.keep_input_type(setup.model)
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    args = micro_batches.fitted(setup, samples.train, args, report)
+    micro_batch = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
-    return args
+    return micro_batch
+
+
+def recompute(model: torch.nn.Module) -> None:
+    """Has `model`, with or without adapters, compute activations again in the backward pass."""
+    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
@@ -110,7 +132,7 @@ def load_base(
     if four_bit:
         quantization.keep_trainable_on_cpu(model)
     if config.training_args.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        recompute(model)
     return model
 
 

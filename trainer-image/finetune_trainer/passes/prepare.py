@@ -121,7 +121,10 @@ def _spec(place: Workplace) -> JobSpec:
 
 def _model(place: Workplace, spec: JobSpec) -> CheckedModel:
     kept = place.document.pins.model.revision if place.document.pins else None
-    model = check_model(spec.input_model, open_model(spec.input_model, place.sources, revision=kept))
+    source = open_model(spec.input_model, place.sources, revision=kept)
+    model = check_model(spec.input_model, source)
+    if source.found:
+        place.report.log(f"model {spec.input_model.model_path} is {source.found}")
     place.report.log(f"model {spec.input_model.model_path} {model.pin.revision or ''}: {describe(model.config)}")
     return model
 

@@ -17,8 +17,8 @@ IGNORED = -100  # torch's cross entropy leaves out positions with this label
 class Collator:
     """Pads samples: to `length` tokens where given, else to the longest of the batch.
 
-    With `packed`, samples are told apart by positions that begin at 0 in each part, padding included: transformers
-    lets no token attend beyond its part then, so that no mask over padding is needed either.
+    With `packed`, and wherever a sample has parts, these are told apart by positions that begin at 0 in each, padding
+    included: transformers lets no token attend beyond its part then, so that no mask over padding is needed either.
     """
 
     pad_id: int
@@ -35,6 +35,7 @@ class Collator:
         is padded there is no mask: without one the model need not look whether it is all ones, which on a GPU
         would wait for all work before it.
         """
+        packed = self.packed or any(sample.starts for sample in samples)
         width = max(self.length or 0, *(len(sample.ids) for sample in samples))
         shape = (len(samples), width)
         ids = torch.full(shape, self.pad_id)
@@ -42,17 +43,17 @@ class Collator:
         mask = torch.zeros(shape, dtype=torch.long)
         for row, sample in enumerate(samples):
             size = len(sample.ids)
-            place = slice(0, size) if self.side == "right" or self.packed else slice(width - size, width)
+            place = slice(0, size) if self.side == "right" or packed else slice(width - size, width)
             ids[row, place] = torch.tensor(sample.ids)
             labels[row, place] = torch.where(torch.tensor(sample.learn), ids[row, place], IGNORED)
             mask[row, place] = 1
         padded = any(len(sample.ids) < width for sample in samples)
-        masked = padded and self.attention_mask and not self.packed
+        masked = padded and self.attention_mask and not packed
         return Batch(
             input_ids=self._placed(ids),
             labels=self._placed(labels),
             attention_mask=self._placed(mask) if masked else None,
-            position_ids=self._placed(_positions(samples, width)) if self.packed else None,
+            position_ids=self._placed(_positions(samples, width)) if packed else None,
             tokens=sum(len(sample.ids) for sample in samples),
             learned=sum(learned_tokens(sample) for sample in samples),
         )

@@ -1,49 +1,44 @@
-"""The training loop: forward, backward, step; measured and reported on the way."""
+"""The training loop: forward, backward, step; measured, reported and saved on the way."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from finetune_api.extra_args import ExtraArgs
 from finetune_api.stage import ExitCode, Reason
 from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Tokens
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.failures import TerminatedError
 from finetune_trainer.report import Reporter
-from finetune_trainer.training.batches import Batch, Collator
+from finetune_trainer.termination import Termination
+from finetune_trainer.training import exactness
+from finetune_trainer.training.batches import Batch
+from finetune_trainer.training.best import Best, learned, put_back
+from finetune_trainer.training.evaluation import evaluate
 from finetune_trainer.training.meter import Meter
-from finetune_trainer.training.plan import Plan, Step, learning_rate
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a loop computes with: the model on its device, and how numbers are held.
-
-    `autocast` is the type that products are computed in where weights are below float32; the trained parameters
-    are float32 always. None computes in the weights' own type.
-    """
-
-    model: torch.nn.Module
-    device: torch.device
-    autocast: torch.dtype | None
-    collate: Collator
-
-    def loss(self, batch: Batch, divisor: int) -> torch.Tensor:
-        """The summed cross entropy over the learned tokens of `batch`, over `divisor`; a scalar on the device."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return self.model(**batch.inputs(self.device), num_items_in_batch=divisor, use_cache=False).loss
-
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The parameters that learn."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+from finetune_trainer.training.micro_batches import regrouped
+from finetune_trainer.training.plan import Plan, Step
+from finetune_trainer.training.saving import Saver, copied
+from finetune_trainer.training.schedules import learning_rate
+from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.stalling import StallWatch
+from finetune_trainer.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to. Losses are in nats per learned token; tokens count no padding."""
+    """What a training came to. Losses are in nats per learned token; tokens count no padding.
+
+    `steps` are those that were done, fewer than planned after an early stop. `eval_loss` is that of the parameters
+    that were kept.
+    """
 
     train_loss: float
     eval_loss: float | None
@@ -52,68 +47,231 @@ class Outcome:
     tokens_per_second: float
 
 
-def train(
-    setup: Setup,
-    optimizer: torch.optim.Optimizer,
-    samples: Sequence[Tokens],
-    held_out: Sequence[Tokens],
-    args: TrainingArgs,
-    report: Reporter,
-) -> Outcome:
-    """Trains `setup.model` on `samples`, and measures it on `held_out` as `args.eval_strategy` says and at the end.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training reports to, is saved by, and is stopped by."""
 
-    Raises StageFailure (LossNotFinite) where the loss is NaN or infinite.
+    report: Reporter
+    trackers: Trackers
+    saver: Saver | None = None
+    termination: Termination = field(default_factory=Termination)
+
+
+class Training:
+    """One training, from where its checkpoint left it, if there is one, to its end.
+
+    `micro_batch` is how many samples a forward pass takes; the step's samples are those of `args` whatever it is.
     """
-    plan = Plan([len(sample.ids) for sample in samples], args)
-    meter = Meter(plan.total)
-    eval_loss = None
-    scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)
-    setup.model.train()
-    for step in plan.steps():
-        rate = learning_rate(args, step.number, plan.total)
-        batches = [setup.collate([samples[index] for index in part]) for part in step.micro_batches]
-        loss, norm = _learn(setup, optimizer, scaler, batches, rate, args.max_grad_norm)
-        meter.add(loss, batches)
-        last = step.number == plan.total
-        if last or step.number % args.logging_steps == 0:
-            meter.report(step, norm, rate, report)
-            _require_finite(meter.loss, step.number, args)
-        if held_out and (last or _evaluates(args, step)):
-            with meter.paused():
-                eval_loss = evaluate(setup, held_out, args.per_device_eval_batch_size)
-            report.progress(step=step.number, total=plan.total, epoch=step.epoch, eval_loss=eval_loss)
-    return Outcome(meter.loss, eval_loss, plan.total, meter.tokens, meter.tokens_per_second())
+
+    def __init__(
+        self,
+        setup: Setup,
+        optimizer: torch.optim.Optimizer,
+        samples: Sequence[Tokens],
+        held_out: Sequence[Tokens],
+        args: TrainingArgs,
+        around: Surroundings,
+        micro_batch: int | None = None,
+    ) -> None:
+        self._setup = setup
+        self._optimizer = optimizer
+        self._samples = samples
+        self._held_out = held_out
+        self._args = args
+        self._around = around
+        self._micro_batch = micro_batch or args.per_device_train_batch_size
+        self._plan = Plan([len(sample.ids) for sample in samples], args)
+        self._meter = Meter(self._plan.total, setup.device, around.report, around.trackers)
+        self._best = Best(args)
+        self._scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)
+        self._extra = args.extra()
+        self._watch = StallWatch(args.stall_seconds)
+        self._step = 0
+        self._evaluated = 0
+        self._eval_loss: float | None = None
+
+    def run(self) -> Outcome:
+        """Trains to the end. Raises StageFailure (LossNotFinite), and TerminatedError once what was learned is saved.
+
+        Each step's random numbers follow from the seed, its number and the rank alone: dropout is the same in
+        whichever attempt the step is done.
+        """
+        with self._around.termination.held(), self._watch.watching():
+            self._setup.model.train()
+            self._resume()
+            for step in self._plan.steps(self._step):
+                if self._best.exhausted:
+                    break
+                self._learn(step)
+                self._end_step(step)
+            return self._outcome()
+
+    def _resume(self) -> None:
+        """Goes on from the newest checkpoint, and makes up for the evaluation that it was interrupted before."""
+        if self._around.saver and self._around.saver.load(self._restore):
+            self._meter.start(self._step)
+        if self._step:
+            self._evaluate_if_due(next(self._plan.steps(self._step - 1)))
+        elif self._held_out and self._extra.eval_on_start:
+            self._evaluate(Step(number=0, epoch=0.0, ends_epoch=False, micro_batches=()))
+
+    def _learn(self, step: Step) -> None:
+        """One optimizer step, reported where it is time to."""
+        rate = learning_rate(self._args, step.number, self._plan.total)
+        batches, loss = self._gradients(step)
+        norm = self._update(rate)
+        self._step = step.number
+        self._meter.add(loss, sum(batch.tokens for batch in batches))
+        self._watch.beat()
+        every = self._extra.torch_empty_cache_steps
+        if every and not step.number % every:
+            torch.cuda.empty_cache()
+        if self._logs(step):
+            self._meter.report(step, norm, rate)
+            _require_finite(self._meter.loss, step.number, self._args)
+
+    def _end_step(self, step: Step) -> None:
+        """Saves and evaluates what is due after `step`."""
+        self._stop_if_asked()
+        self._evaluate_if_due(step)
+        saver = self._around.saver
+        if saver and self._setup.world.any(saver.due(step)):
+            saver.save(step.number, self._state())
+
+    def _stop_if_asked(self) -> None:
+        """Raises TerminatedError where some rank was asked to end, after all have saved the same step."""
+        if not self._setup.world.any(self._around.termination.requested):
+            return
+        if self._around.saver:
+            self._around.report.log(f"asked to end: saving step {self._step}")
+            self._around.saver.save(self._step, self._state(), wait=True)
+        raise TerminatedError
+
+    def _gradients(self, step: Step) -> tuple[list[Batch], torch.Tensor]:
+        """Forward and backward over the step's samples; its batches and its loss.
+
+        Every learned token of the step weighs the same, in whichever of the batches it is.
+        """
+        while True:
+            parts = regrouped(step.micro_batches, self._args.per_device_train_batch_size, self._micro_batch)
+            batches = [self._setup.collate([self._samples[index] for index in part]) for part in parts]
+            try:
+                return batches, self._backward(batches, step.number)
+            except torch.OutOfMemoryError:
+                if not self._may_halve():
+                    raise
+            self._halve()
+
+    def _backward(self, batches: Sequence[Batch], number: int) -> torch.Tensor:
+        torch.manual_seed(step_seed(self._args.seed, number, self._setup.world.rank))
+        learned_tokens = self._setup.over_ranks(sum(batch.learned for batch in batches))
+        total = torch.zeros((), device=self._setup.device)
+        for batch in batches:
+            loss = self._setup.loss(batch, max(1, learned_tokens), smoothing=self._args.label_smoothing_factor or 0.0)
+            self._scaler.scale(loss).backward()
+            total += loss.detach()
+        return self._setup.world.sum(total)
+
+    def _may_halve(self) -> bool:
+        return self._args.auto_batch_size and self._micro_batch > 1 and self._setup.world.size == 1
+
+    def _halve(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self._micro_batch = (self._micro_batch + 1) // 2
+        self._around.report.log(f"out of memory: {self._micro_batch} samples per forward pass from here on")
+
+    def _update(self, rate: float) -> torch.Tensor:
+        """The optimizer's part of a step; returns the gradients' norm before clipping, on the device."""
+        self._scaler.unscale_(self._optimizer)
+        limit = self._args.max_grad_norm if self._args.max_grad_norm > 0 else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._setup.trained(), limit)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _logs(self, step: Step) -> bool:
+        first = self._args.logging_first_step and step.number == 1
+        return first or step.number == self._plan.total or not step.number % self._args.logging_steps
+
+    def _evaluate_if_due(self, step: Step) -> None:
+        """Measures the held-out samples, unless that was done; asked to end meanwhile, it leaves that to the next."""
+        last = step.number == self._plan.total
+        due = last or _evaluates(self._args, self._extra, step)
+        if self._held_out and due and self._evaluated != step.number:
+            self._evaluate(step)
+
+    def _evaluate(self, step: Step) -> None:
+        with self._meter.paused():
+            loss = evaluate(self._setup, self._held_out, self._args.per_device_eval_batch_size, self._still_wanted)
+        if loss is None:
+            self._stop_if_asked()
+            return
+        self._eval_loss, self._evaluated = loss, step.number
+        self._best.judge(loss, step.number, self._setup.model)
+        self._meter.report_evaluation(step, loss)
+        if self._best.exhausted and step.number < self._plan.total:
+            self._around.report.log(f"stopping early: the best evaluation was after step {self._best.step}")
+
+    def _still_wanted(self) -> bool:
+        self._watch.beat()
+        return not self._setup.world.any(self._around.termination.requested)
+
+    def _outcome(self) -> Outcome:
+        self._meter.close()
+        if self._args.keeps_best and self._best.restore(self._setup.model):
+            self._eval_loss = self._best.loss
+            self._around.report.log(f"the adapter of step {self._best.step} is kept: evaluation loss {self._eval_loss}")
+        self._around.trackers.close()
+        if self._around.saver:
+            self._around.saver.finish()
+        meter = self._meter
+        return Outcome(meter.loss, self._eval_loss, self._step, meter.tokens, meter.tokens_per_second())
+
+    def _environment(self) -> dict[str, str]:
+        return exactness.environment(self._setup, self._micro_batch)
+
+    def _state(self) -> dict[str, Any]:
+        """All that the rest of the training follows from, copied to the CPU."""
+        return {
+            "environment": self._environment(),
+            "parameters": learned(self._setup.model),
+            "optimizer": copied(self._optimizer.state_dict()),
+            "scaler": self._scaler.state_dict(),
+            "meter": self._meter.state(),
+            "best": self._best.state(),
+            "step": self._step,
+            "total": self._plan.total,
+            "evaluated": self._evaluated,
+            "eval_loss": self._eval_loss,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Takes up what `_state` gave. Raises KeyError or ValueError where it belongs to another training."""
+        if state["total"] != self._plan.total:
+            raise ValueError(f"it is of a training of {state['total']} steps, not {self._plan.total}")
+        self._optimizer.load_state_dict(state["optimizer"])
+        put_back(self._setup.model, state["parameters"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._meter.load(state["meter"])
+        self._best.load(state["best"])
+        self._step, self._evaluated, self._eval_loss = state["step"], state["evaluated"], state["eval_loss"]
+        for difference in exactness.differences(state["environment"], self._environment()):
+            self._around.report.log(f"the result will not be equal bit for bit to an uninterrupted run's: {difference}")
 
 
-def _learn(
-    setup: Setup,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    batches: Sequence[Batch],
-    rate: float,
-    max_norm: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimizer step over `batches`: its loss and the gradients' norm before clipping, both on the device.
-
-    Every learned token of the step weighs the same, in whichever of the batches it is.
-    """
-    learned = max(1, sum(batch.learned for batch in batches))
-    total = torch.zeros((), device=setup.device)
-    for batch in batches:
-        loss = setup.loss(batch, learned)
-        scaler.scale(loss).backward()
-        total += loss.detach()
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(setup.trained(), max_norm if max_norm > 0 else math.inf)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return total, norm
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """What torch's generators start from in a step: other numbers for every seed, step and rank; 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:8]) >> 1
 
 
-def _evaluates(args: TrainingArgs, step: Step) -> bool:
+def _evaluates(args: TrainingArgs, extra: ExtraArgs, step: Step) -> bool:
+    """As in transformers, the delay is in steps under steps, and in epochs under epoch."""
+    if (step.epoch if args.eval_strategy == "epoch" else step.number) < extra.eval_delay:
+        return False
     if args.eval_strategy == "steps":
         return step.number % (args.eval_steps or args.logging_steps) == 0
     return args.eval_strategy == "epoch" and step.ends_epoch
@@ -129,17 +287,3 @@ def _require_finite(loss: float, step: int, args: TrainingArgs) -> None:
         "bfloat16 or float32 instead of float16.",
         exit_code=ExitCode.RESULT_REFUSED,
     )
-
-
-@torch.no_grad()
-def evaluate(setup: Setup, samples: Sequence[Tokens], batch_size: int) -> float:
-    """Mean loss over the learned tokens of `samples`, in nats; dropout is off meanwhile."""
-    setup.model.eval()
-    total = torch.zeros((), device=setup.device, dtype=torch.float64)
-    learned = 0
-    for start in range(0, len(samples), batch_size):
-        batch = setup.collate(samples[start : start + batch_size])
-        total += setup.loss(batch, 1)
-        learned += batch.learned
-    setup.model.train()
-    return total.item() / max(1, learned)

@@ -1,20 +1,23 @@
-"""Forward passes as large as the GPU has use and memory for, within the same optimizer step.
+"""How many samples a forward pass takes: as many as the GPU has use and memory for, the optimizer step's the same.
 
-Every learned token of a step weighs the same, so a step's forward passes over equally long samples may be taken
-together: the gradient is the same sum, and a GPU that is given 2,048 tokens at a time idles half of the time.
+Every learned token of a step weighs the same, so a step's samples may be cut into forward passes in any way: the
+gradient is the same sum. A GPU that is given 2,048 tokens at a time idles half of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
 from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Tokens
 from finetune_trainer.report import Reporter
-from finetune_trainer.training.loop import Setup
+from finetune_trainer.training.setup import Setup
 
+Parts = Sequence[Sequence[int]]
 # More tokens in a forward pass were measured to gain less than half a point of the GPU's limit.
 ENOUGH_TOKENS = 16_384
 # What one pass took is extrapolated; the rest is room for the allocator's fragments.
@@ -22,30 +25,72 @@ _SHARE_OF_FREE_MEMORY = 0.8
 _ADAM_BYTES_PER_PARAMETER = 8
 
 
-def fitted(setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, report: Reporter) -> TrainingArgs:
-    """`args` with fewer, larger forward passes per step, the step's samples unchanged; `args` itself on a CPU.
+@dataclass(frozen=True)
+class Fit:
+    """How a forward pass fits: samples, its peak in bytes, and whether activations are computed again."""
 
-    Measures the memory of one forward and backward pass as `args` says it, and logs it.
+    size: int
+    taken: int
+    recomputing: bool
+
+
+def regrouped(parts: Parts, planned: int, size: int) -> Parts:
+    """A step's `parts`, planned as passes of `planned` samples, as passes of about `size`, in the same order."""
+    if size < planned:
+        return [part[start : start + size] for part in parts for start in range(0, len(part), size)]
+    together = size // planned
+    return [tuple(chain(*parts[start : start + together])) for start in range(0, len(parts), together)]
+
+
+def fitted(
+    setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, recompute: Callable[[], None], report: Reporter
+) -> int:
+    """Samples per forward pass; `args.per_device_train_batch_size` on a CPU.
+
+    Does one forward and backward pass over the longest samples, and logs its peak. Where it does not fit, passes
+    get smaller (autoBatchSize) and then activations are computed again (`recompute`, unless gradientCheckpointing
+    decides it); where it fits, a step's equal samples are joined. Raises torch's OutOfMemoryError where neither helps.
     """
-    lengths = {max(setup.collate.length or 0, len(sample.ids)) for sample in samples}
-    joinable = len(lengths) == 1 and not args.group_by_length and args.gradient_accumulation_steps > 1
-    if setup.device.type != "cuda" or not joinable:
-        return args
-    taken = _bytes_of_one_pass(setup, samples[: args.per_device_train_batch_size])
-    optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
-    free = torch.cuda.mem_get_info(setup.device)[0] - optimizer
-    tokens = args.per_device_train_batch_size * lengths.pop()
-    together = passes_together(args.gradient_accumulation_steps, tokens, taken, int(free))
+    planned = args.per_device_train_batch_size
+    if setup.device.type != "cuda":
+        return planned
+    longest = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)[:planned]
+    free = free_memory(setup)
+    fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
+    padded = setup.collate.length or 0
+    tokens = sum(max(padded, len(sample.ids)) for sample in longest[: fit.size])
     report.log(
-        f"a forward and backward pass over {tokens} tokens takes {taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB "
-        f"free: {together} of a step's {args.gradient_accumulation_steps} passes are taken together"
+        f"a forward and backward pass over the longest {fit.size} samples, {tokens} tokens, takes "
+        f"{fit.taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
     )
-    return args.model_copy(
-        update={
-            "per_device_train_batch_size": args.per_device_train_batch_size * together,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps // together,
-        }
-    )
+    if fit.size < planned:
+        report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
+    if fit.recomputing:
+        report.log("activations: computed again in the backward pass, since memory asks for it")
+    uniform = len({max(padded, len(sample.ids)) for sample in samples}) == 1
+    passes = args.gradient_accumulation_steps
+    if not args.auto_batch_size or not uniform or args.group_by_length or passes == 1 or fit.size < planned:
+        return fit.size
+    together = passes_together(passes, tokens, fit.taken, free)
+    report.log(f"passes: {together} of a step's {passes} are taken together")
+    return planned * together
+
+
+def settle(args: TrainingArgs, measure: Callable[[int], int], recompute: Callable[[], None]) -> Fit:
+    """The first way of a forward pass that `measure`, given samples per pass, finds to fit; it raises where not."""
+    size, recomputing = args.per_device_train_batch_size, False
+    while True:
+        try:
+            return Fit(size, measure(size), recomputing)
+        except torch.OutOfMemoryError:
+            smaller = args.auto_batch_size and size > 1
+            if not smaller and (recomputing or args.gradient_checkpointing is not None):
+                raise
+        if smaller:
+            size = (size + 1) // 2
+        else:
+            recompute()
+            recomputing = True
 
 
 def passes_together(passes: int, tokens: int, taken: int, free: int) -> int:
@@ -54,16 +99,31 @@ def passes_together(passes: int, tokens: int, taken: int, free: int) -> int:
     return max(divisor for divisor in range(1, passes + 1) if passes % divisor == 0 and divisor <= max(1, bound))
 
 
+def free_memory(setup: Setup) -> int:
+    """Bytes of the GPU's memory that a pass may take, once the optimizer's state has its place."""
+    optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
+    return int(torch.cuda.mem_get_info(setup.device)[0]) - optimizer
+
+
+def _require(taken: int, free: int) -> int:
+    if taken > free:
+        raise torch.OutOfMemoryError(f"a pass takes {taken} bytes, and {free} are left beside the optimizer's state")
+    return taken
+
+
 def _bytes_of_one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
     """Peak memory of a pass over `samples` beyond what was held before it; random state and gradients are as before."""
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(setup.device)
     held = torch.cuda.memory_allocated(setup.device)
     setup.model.train()
-    with torch.random.fork_rng(devices=[setup.device]):
-        batch = setup.collate(samples)
-        setup.loss(batch, max(1, batch.learned)).backward()
-    for parameter in setup.trained():
-        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices=[setup.device]):
+            batch = setup.collate(samples)
+            setup.loss(batch, max(1, batch.learned)).backward()
+    finally:
+        for parameter in setup.trained():
+            parameter.grad = None
     taken = torch.cuda.max_memory_allocated(setup.device) - held
     torch.cuda.empty_cache()
-    return taken
+    return int(taken)

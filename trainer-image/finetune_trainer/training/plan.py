@@ -1,4 +1,4 @@
-"""Which samples each optimizer step learns from, and at which learning rate: pure, so any step can be resumed at."""
+"""Which samples each optimizer step learns from: pure, so any step can be resumed at."""
 
 from __future__ import annotations
 
@@ -33,8 +33,14 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps that go through the data once; the last one of an epoch may be smaller."""
-        batches = math.ceil(len(self.lengths) / self.args.per_device_train_batch_size)
-        return math.ceil(batches / self.args.gradient_accumulation_steps)
+        batches = len(self.lengths) / self.args.per_device_train_batch_size
+        whole = math.floor(batches) if self._drops_last else math.ceil(batches)
+        return math.ceil(whole / self.args.gradient_accumulation_steps)
+
+    @property
+    def _drops_last(self) -> bool:
+        """Whether an epoch leaves out its last batch where that is smaller; not if it is the only one."""
+        return self.args.extra().dataloader_drop_last and len(self.lengths) >= self.args.per_device_train_batch_size
 
     @property
     def total(self) -> int:
@@ -61,6 +67,8 @@ class Plan:
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
         size = self.args.per_device_train_batch_size
+        if self._drops_last:
+            order = order[: len(order) // size * size]
         if not self.args.group_by_length:
             return _cut(order, size)
         batches = [
@@ -74,19 +82,3 @@ class Plan:
 
 def _cut(items: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def learning_rate(args: TrainingArgs, step: int, total: int) -> float:
-    """The learning rate of step number `step` (from 1) of `total`; transformers' schedules of the same names."""
-    done = step - 1
-    warmup = math.ceil(total * args.warmup_ratio) if args.warmup_steps is None else args.warmup_steps
-    if args.lr_scheduler_type == "constant":
-        return args.learning_rate
-    if done < warmup:
-        return args.learning_rate * done / warmup
-    if args.lr_scheduler_type == "constant_with_warmup":
-        return args.learning_rate
-    progress = (done - warmup) / max(1, total - warmup)
-    if args.lr_scheduler_type == "linear":
-        return args.learning_rate * max(0.0, 1 - progress)
-    return args.learning_rate * max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +17,7 @@ import pytest
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.model_builder import extra_options
+from finetune_trainer.model_builder import extra_options, search_options
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
 from finetune_trainer.passes import build
 
@@ -97,10 +99,114 @@ def test_options_are_those_of_the_builder() -> None:
     ]
 
 
+def test_lists_and_search_are_written_as_the_builder_wants_them() -> None:
+    config = ModelBuilderConfig.model_validate(
+        {
+            "precision": "int8",
+            "int4OpTypesToQuantize": ["MatMul", "Gather"],
+            "int4NodesToExclude": ["/lm_head/MatMul", "/model/X"],
+            "search": {"topK": 1, "doSample": False},
+        }
+    )
+    options = extra_options(config, remote_code=True)
+    assert options[1:] == [
+        "hf_remote=true",
+        "op_types_to_quantize=MatMul/Gather",
+        "nodes_to_exclude=/lm_head/MatMul,/model/X",
+    ]
+    assert search_options(config) == {"top_k": 1, "do_sample": False}
+
+
+def test_int8_with_an_excluded_node_and_search_options(run_stage: Callable) -> None:
+    config = {
+        "precision": "int8",
+        "int4BlockSize": 64,
+        "int4NodesToExclude": ["/lm_head/MatMul"],
+        "search": {"maxLength": 128, "doSample": True, "temperature": 0.5, "topP": 0.9, "repetitionPenalty": 1.1},
+    }
+    ran = run_stage(build, "ModelBuilder", config)
+    model = onnx.load(ran.folder / "model.onnx", load_external_data=False)
+    quantized = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    assert {item.i for node in quantized for item in node.attribute if item.name == "bits"} == {8}
+    assert "/lm_head/MatMul" in [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    search = json.loads((ran.folder / "genai_config.json").read_text())["search"]
+    assert [search[name] for name in ("max_length", "do_sample", "temperature", "top_p", "repetition_penalty")] == [
+        128, True, 0.5, 0.9, 1.1
+    ]  # fmt: skip
+    assert build.check(ran.context)["perplexity_ratio"] < 1.1
+    assert build.verified(ran.context) == "execution"
+
+
+@pytest.mark.parametrize(
+    ("config", "path", "says"),
+    [
+        ({"int4NodesToExclude": ["/lm_head/MatMull"]}, "config.int4NodesToExclude", "did you mean /lm_head/MatMul"),
+        ({"search": {"maxLength": 512}}, "my-modelbuilder]", "max_length exceeds"),
+    ],
+)
+def test_options_that_do_not_fit_the_model(run_stage: Callable, config: dict[str, Any], path: str, says: str) -> None:
+    with pytest.raises(StageFailure, match=re.escape(says)) as caught:
+        run_stage(build, "ModelBuilder", {"precision": "int4"} | config)
+    assert caught.value.reason is Reason.UNSUPPORTED
+    assert caught.value.problems[0].path.endswith(path)
+
+
+@pytest.fixture(scope="module")
+def for_dml(run_stage: Callable) -> Any:
+    return run_stage(build, "ModelBuilder", {"precision": "fp16", "executionProvider": "dml"})
+
+
+def test_a_model_for_a_provider_that_no_pod_has_is_verified_by_structure(for_dml: Any, accuracy_of: Callable) -> None:
+    figures = build.check(for_dml.context)
+    assert build.verified(for_dml.context) == "structure"
+    assert "no pod has dml: a fp32 build for cpu is run instead" in for_dml.said
+    config = json.loads((for_dml.folder / "genai_config.json").read_text())
+    assert any("dml" in name for name in config["model"]["decoder"]["session_options"]["provider_options"][0])
+    inputs = onnx.load(for_dml.folder / "model.onnx", load_external_data=False).graph.output
+    assert inputs[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    assert figures["perplexity_ratio"] == pytest.approx(1, abs=1e-3), "the stand-in is fp32"
+    assert accuracy_of(onnx=for_dml.folder).output.metrics["tone"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "model.onnx").write_bytes(b"\x00" * 100), "no ONNX model|cannot be read"),
+        (lambda folder: (folder / "model.onnx.data").write_bytes(b"short"), "is not whole"),
+        (lambda folder: (folder / "genai_config.json").write_text("{}"), "no ONNX model"),
+        (lambda folder: without_node(folder / "model.onnx"), "which nothing before it gives"),
+        (lambda folder: replace_in(folder / "genai_config.json", '"dml"', '"cpu"'), "execution provider dml"),
+        (lambda folder: replace_in(folder / "genai_config.json", '"input_ids"', '"ids"', last=True), "names ids"),
+    ],
+    ids=["graph", "weights", "no config", "a node less", "other provider", "other input"],
+)
+def test_a_structure_with_a_fault_is_refused(
+    for_dml: Any, tmp_path: Path, spoil: Callable[[Path], Any], says: str
+) -> None:
+    context = with_model(for_dml, tmp_path / "model")
+    spoil(context.output)
+    with pytest.raises(StageFailure, match=says) as caught:
+        build.check(context)
+    assert caught.value.reason is Reason.ONNX_DIVERGED
+
+
+def without_node(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    del model.graph.node[3]
+    onnx.save(model, path)
+
+
+def replace_in(path: Path, old: str, new: str, *, last: bool = False) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(new.join(text.rsplit(old, 1)) if last else text.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [
         ({"precision": "fp16"}, "precision"),
+        ({"precision": "bf16", "executionProvider": "webgpu"}, "precision"),
         ({"precision": "int4", "executionProvider": "cuda"}, "executionProvider"),
     ],
 )

@@ -33,7 +33,7 @@ def test_it_learns_the_mapping_and_generalises_to_new_combinations(adapter: Any,
 def test_metrics_and_progress_tell_the_course(adapter: Any) -> None:
     metrics = adapter.output.metrics
     assert metrics["steps"] == 120
-    assert 0 < metrics["train_loss"] < 0.3
+    assert 0 < metrics["train_loss"] < 0.4
     assert 0 < metrics["eval_loss"] < 0.3
     assert metrics["samples"] + round(0.1 * 144) == 144
     lines = [line for line in adapter.progress if "loss" in line]

@@ -1,0 +1,29 @@
+"""`finetune status JOB`: the stages of a job, how far each is, and why it stands where it stands."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from finetune_api.status import Status
+from finetune_cli.arguments import add_job, add_output, dumped
+from finetune_cli.connection import Cluster
+from finetune_cli.display.tree import tree
+from finetune_cli.errors import ExitCode
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_job(parser)
+    add_output(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show the status; 0 whatever it is."""
+    job = Cluster.connect(arguments).job(arguments.name)
+    if arguments.output:
+        print(dumped(job.get("status") or {}, arguments.output), end="")
+    else:
+        Console(soft_wrap=False).print(tree(job, Status.model_validate(job.get("status") or {})))
+    return ExitCode.OK

@@ -1,0 +1,190 @@
+"""What the commands that look at a job in a cluster say, without the cluster."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from finetune_api.status import ArtifactStatus, Condition, Phase, StageProgress, StageState, StageStatus, Status
+from finetune_cli.changes import kept_by
+from finetune_cli.checks import problems_of
+from finetune_cli.commands import create
+from finetune_cli.commands.download import chosen
+from finetune_cli.commands.logs import readable
+from finetune_cli.curve import Curve, drawn
+from finetune_cli.display.tree import tree
+from finetune_cli.errors import CliError
+from finetune_cli.kubectl_complete import main as complete
+from finetune_cli.main import COMMANDS, main
+
+JOB = {"metadata": {"namespace": "team", "name": "tones", "generation": 2}}
+RUNNING = Status(
+    phase=Phase.RUNNING,
+    started_at="2026-11-23T10:00:00Z",
+    message="lora is running.",
+    stages=[
+        StageStatus(
+            name="prepare",
+            state=StageState.SUCCEEDED,
+            attempts=1,
+            started_at="2026-11-23T10:00:00Z",
+            finished_at="2026-11-23T10:00:09Z",
+            metrics={"rows": 600},
+        ),
+        StageStatus(
+            name="lora",
+            state=StageState.RUNNING,
+            attempts=1,
+            retries=1,
+            started_at="2026-11-23T10:00:10Z",
+            progress=StageProgress(step=50, total=200, loss=0.41),
+        ),
+        StageStatus(name="merge", state=StageState.PENDING),
+    ],
+)
+
+
+def shown(status: Status) -> list[str]:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(tree(JOB, status, datetime(2026, 11, 23, 10, 1, 10, tzinfo=UTC)))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_a_running_job_as_a_tree() -> None:
+    lines = [" ".join(line.split()) for line in shown(RUNNING)]
+    assert lines[0] == "team/tones Running generation 2 1 min 10 s"
+    assert lines[2].startswith("├─ ✓ prepare Succeeded")
+    assert lines[2].endswith("9 s 1 rows 600")
+    assert lines[3].startswith("├─ ▶ lora Running")
+    assert lines[3].endswith("1 min 0 s 2 50/200 (25 %) loss 0.41")
+    assert lines[4].startswith("└─ · merge Pending")
+    assert lines[5] == "lora is running."
+
+
+def test_a_failed_job_says_why_and_an_ended_one_what_it_published() -> None:
+    condition = Condition(
+        type="Succeeded",
+        status="False",
+        reason="OutOfMemory",
+        message="Raise the limit.",
+        last_transition_time="2026-11-23T10:00:00Z",
+    )
+    assert shown(Status(phase=Phase.FAILED, conditions=[condition]))[-1] == "OutOfMemory: Raise the limit."
+    artifact = ArtifactStatus(name="onnx", stage="int4", uri="s3://b/x", manifest="s3://b/m", digest="d", bytes=12_300)
+    done = Condition(type="Succeeded", status="True", reason="Done", last_transition_time="2026-11-23T10:00:00Z")
+    last = shown(Status(phase=Phase.SUCCEEDED, conditions=[done], artifacts=[artifact]))[-1]
+    assert last.split() == ["onnx", "12.3", "kB", "s3://b/x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"kind":"progress","step":5,"total":20,"loss":1.5}', "5/20 (25 %)  loss 1.5"),
+        ('{"kind":"progress","activity":"reading data"}', "reading data"),
+        ('{"kind":"else"}', '{"kind":"else"}'),
+        ("{broken", "{broken"),
+        ("[0.1s] text", "[0.1s] text"),
+    ],
+)
+def test_lines_of_progress_are_put_in_words(line: str, words: str) -> None:
+    assert readable(line) == words
+
+
+def test_a_curve_is_read_from_progress_alone_and_drawn() -> None:
+    lines = ["text", "{broken", '{"kind":"progress","activity":"saving"}']
+    lines += [
+        f'{{"kind":"progress","step":{step},"total":9,"loss":{9 - step},"learningRate":0.1}}' for step in range(9)
+    ]
+    curve = Curve.read(lines)
+    assert (curve.steps[:2], curve.values[:2]) == ([0, 1], [9.0, 8.0])
+    assert set(Curve.read(lines, "learning_rate").values) == {0.1}
+    picture = drawn(curve, "the title", 40, 6).splitlines()
+    assert "the title" in picture[0]
+    # A falling curve: its first mark is above its last.
+    marks = [[place for place, sign in enumerate(line) if sign not in " │┌┐└┘─0123456789"] for line in picture[2:-2]]
+    rows = [row for row, places in enumerate(marks) if places]
+    assert min(marks[rows[0]]) < min(marks[rows[-1]])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tool"),
+    [
+        ({}, None),
+        ({"annotations": {"argocd.argoproj.io/tracking-id": "x"}}, "Argo CD"),
+        ({"labels": {"kustomize.toolkit.fluxcd.io/name": "x"}}, "Flux"),
+    ],
+)
+def test_who_keeps_a_job_as_it_is_in_git(metadata: dict[str, dict[str, str]], tool: str | None) -> None:
+    assert kept_by({"metadata": metadata}) == tool
+
+
+def test_artifacts_are_chosen_by_name() -> None:
+    there = [
+        ArtifactStatus(name=name, stage="s", uri="s3://b/x", manifest="s3://b/m", digest="d")
+        for name in ("adapter", "model")
+    ]
+    assert [item.name for item in chosen(Status(artifacts=there), [], "tones")] == ["adapter", "model"]
+    assert [item.name for item in chosen(Status(artifacts=there), ["model"], "tones")] == ["model"]
+    with pytest.raises(CliError, match="has published no onnx; there: adapter, model"):
+        chosen(Status(artifacts=there), ["onnx"], "tones")
+
+
+FLAGS = ["tones", "--model", "org/model", "--data", "s3://d/a.jsonl", "--storage", "s3://models/team"]
+
+
+def started(*flags: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    create.configure(parser)
+    return create.starter(parser.parse_args([*FLAGS, *flags]))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--qlora", "--columns", "phrase,tone", "--template", "{phrase}: {tone}", "--gpus", "0"),
+        ("--endpoint", "http://minio.minio:9000", "--secret", "keys", "--hub-token", "hub", "--revision", "v1"),
+        ("--no-onnx", "--rank", "8", "--epochs", "0.5", "-n", "team", "--data", "s3://d/b.jsonl"),
+    ],
+)
+def test_a_starter_job_is_valid(flags: tuple[str, ...]) -> None:
+    assert problems_of(started(*flags)) == []
+
+
+def test_flags_that_make_no_valid_job_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["create", *FLAGS, "--rank", "0"]) == 2
+    assert "spec.passes[0].config.r" in capsys.readouterr().err
+
+
+def test_every_command_has_arguments_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: finetune {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["sta"], ["status", ":4"]),
+        (["status", "--cont"], ["--context", ":4"]),
+        (["completion", "f"], ["fish", ":4"]),
+        (["validate", "x.ya"], [":0"]),
+    ],
+)
+def test_kubectl_asks_for_completions(words: list[str], found: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert complete(words) == 0
+    assert capsys.readouterr().out.split() == found
+
+
+def test_a_cluster_that_cannot_be_found_is_said_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/none"]) == 3
+    assert "there is no usable kubeconfig" in capsys.readouterr().err
