@@ -68,7 +68,7 @@ def _narrower(old: Schema, new: Schema, place: str) -> Iterator[str]:
         yield f"{place}: fewer values"
     if "pattern" in new and not _matches_no_less(old, new["pattern"]):
         yield f"{place}: another pattern"
-    if "enum" in old:
+    if "enum" in old and "enum" not in new:
         yield from (f"{place}: {value} does not fit" for value in old["enum"] if not _fits(value, new))
         return
     for word in _UPPER:
