@@ -26,8 +26,10 @@ Root = tuple[str, str, type[BaseModel]]
 def reference(roots: Sequence[Root]) -> str:
     """The whole document; `roots` are (kind, what it is, its spec's type)."""
     parts = [HEADER]
+    seen: list[type[BaseModel]] = []
     for kind, text, model in roots:
-        models = list(_models_below(model))
+        models = [each for each in _models_below(model) if each not in seen]
+        seen += models
         parts.append(f"## {kind}\n\n{text}\n")
         parts += [_section(each) for each in models]
     return "\n".join(parts)

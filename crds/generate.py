@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -9,19 +10,32 @@ from api_reference import reference
 from editor_schema import editor_schema
 from finetune_api.crd import crd
 from finetune_api.job import JobSpec
+from finetune_api.policy import PolicySpec
+from finetune_api.policy_crd import policy_crd
 
 HEADER = "# Generated from crds/finetune_api by `make crds`; do not edit.\n"
 HERE = Path(__file__).parent
 CHART = HERE.parent / "helm" / "finetune-operator" / "files" / "crds"
-ROOTS = [("FinetuneJob", "What a user applies: `finetune.dev/v1alpha1`, namespaced, short `ftj`.", JobSpec)]
+ROOTS = [
+    ("FinetuneJob", "What a user applies: `finetune.dev/v1alpha1`, namespaced, short `ftj`.", JobSpec),
+    (
+        "FinetunePolicy",
+        "What the platform team allows: `finetune.dev/v1alpha1`, cluster-scoped, short `ftp`; see "
+        "[Tenants](tenants.md).",
+        PolicySpec,
+    ),
+]
 
 
 def render() -> dict[str, str]:
     """File name → content, for every CRD."""
-    definition = crd()
+    return dict(_rendered(definition) for definition in (crd(), policy_crd()))
+
+
+def _rendered(definition: dict[str, Any]) -> tuple[str, str]:
     group, plural = definition["spec"]["group"], definition["spec"]["names"]["plural"]
     text = yaml.safe_dump(definition, sort_keys=False, width=110, allow_unicode=True)
-    return {f"{group}_{plural}.yaml": HEADER + text}
+    return f"{group}_{plural}.yaml", HEADER + text
 
 
 def render_docs() -> dict[Path, str]:

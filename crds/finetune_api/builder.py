@@ -103,6 +103,11 @@ class ModelBuilderConfig(Model):
         description="Names of ONNX nodes whose weights stay unquantized, such as /lm_head/MatMul. A name that the "
         "model does not have is an error. Default: none.",
     )
+    adapter: Literal["merged", "unmerged"] | None = Field(
+        None,
+        description="unmerged: the adapter of the LoRA or QLoRA pass right before stays beside the base's weights, as "
+        "nodes of its own, quantized as they are; no MergeAdapterWeights between. Default: merged.",
+    )
     search: SearchOptions | None = Field(
         None, description="How the model generates where its caller does not say. Default: as the source model."
     )

@@ -41,7 +41,8 @@ COLUMNS = [
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || !self.passes.exists(a, a.type in ['LoRA', 'QLoRA']) || "
-    "self.passes.exists(m, m.type == 'MergeAdapterWeights')"
+    "self.passes.exists(m, m.type == 'MergeAdapterWeights' || "
+    "(has(m.config) && has(m.config.adapter) && m.config.adapter == 'unmerged'))"
 )
 ADAPTER_BEFORE_MERGE = (
     "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA']"
@@ -109,6 +110,8 @@ def _root() -> Schema:
 
 def _spec() -> Schema:
     schema = structural(JobSpec, "What the job asks for.", special={"passes": _passes})
+    system = schema["properties"]["systems"]["items"]
+    system["x-kubernetes-validations"] = [_rule(_alone(system), "systemRef: give name and systemRef alone")]
     schema["x-kubernetes-validations"] = [
         _rule(
             MERGE_BEFORE_BUILD,
@@ -121,6 +124,12 @@ def _spec() -> Schema:
         _rule(ONE_TRAINING, "at most one LoRA or QLoRA pass; use one job for each", ".passes"),
     ]
     return schema
+
+
+def _alone(system: Schema) -> str:
+    """CEL: beside systemRef there is nothing but the name."""
+    others = [f"!has(self.{field})" for field in system["properties"] if field not in ("name", "systemRef")]
+    return f"!has(self.systemRef) || ({' && '.join(others)})"
 
 
 def _passes(info: FieldInfo) -> Schema:

@@ -78,7 +78,7 @@ def _pass_stage(spec: JobSpec, item: Pass, current: dict[Role, str]) -> StageOut
         item.type,
         item.config,
         dict(current),
-        base=not current,
+        base="model" not in current,
         data=_checked_data(spec),
         system=system,
         output="onnx",

@@ -38,7 +38,7 @@ def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str)
     path = prefix + field_path(loc, data)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_field(path, error, _fields_at(root, loc[:-1], data))
+        return _unknown_field(path, error, _fields_at(root, loc[:-1]))
     if kind == "missing":
         return problem(path, None, "required, but not there", "Give it a value.")
     if kind in ("literal_error", "union_tag_invalid"):
@@ -48,7 +48,9 @@ def _problem(error: ErrorDetails, root: type[BaseModel], data: Any, prefix: str)
         return problem(f"{path}.type", None, "required, but not there", "Give the pass its type.")
     if kind == "value_error":
         return problem(path, _shown(error["input"]), str(context["error"]))
-    return problem(path, _shown(error["input"]), error["msg"][0].lower() + error["msg"][1:])
+    # A pattern says little to people; what the field is for says more.
+    remedy = _about(root, loc) if kind == "string_pattern_mismatch" else ""
+    return problem(path, _shown(error["input"]), error["msg"][0].lower() + error["msg"][1:], remedy)
 
 
 def _unknown_field(path: str, error: ErrorDetails, known: Sequence[str]) -> Problem:
@@ -89,8 +91,23 @@ def _is_union_tag(step: str, here: Any, *, last: bool) -> bool:
     return isinstance(here, Mapping) and step not in here and not last and here.get("type") == step
 
 
-def _fields_at(root: type[BaseModel], loc: Sequence[int | str], data: Any) -> list[str]:
+def _fields_at(root: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """The names of the fields of the object at `loc`; none where it is a plain map."""
+    return sorted({info.alias or name for model in _models_at(root, loc) for name, info in model.model_fields.items()})
+
+
+def _about(root: type[BaseModel], loc: Sequence[int | str]) -> str:
+    """The first sentence of the description of the field at `loc`, or of the list or map that it is an item of."""
+    for length in range(len(loc), 0, -1):
+        for model in _models_at(root, loc[: length - 1]):
+            for name, info in model.model_fields.items():
+                if (info.alias or name) == loc[length - 1] and info.description:
+                    return info.description.split(". ")[0].rstrip(".") + "."
+    return ""
+
+
+def _models_at(root: type[BaseModel], loc: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The types that the object at `loc` may be of."""
     candidates: list[type[BaseModel]] = [root]
     for step in loc:
         if isinstance(step, int):
@@ -106,7 +123,7 @@ def _fields_at(root: type[BaseModel], loc: Sequence[int | str], data: Any) -> li
             if (info.alias or name) == step
         ]
         candidates = [model for annotation in annotations for model in _models_in(annotation)]
-    return sorted({info.alias or name for model in candidates for name, info in model.model_fields.items()})
+    return candidates
 
 
 def _tag(model: type[BaseModel]) -> str | None:

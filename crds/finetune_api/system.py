@@ -44,8 +44,8 @@ class Toleration(Model):
     )
 
 
-class System(Model):
-    """A named place where stages run. Olive: `systems`."""
+class SystemTemplate(Model):
+    """All that can be said of a place where stages run: by a job, or by the platform in a FinetunePolicy."""
 
     name: Name = Field(description="The name by which passes and engine refer to it.")
     type: Literal["Kubernetes", "LocalSystem"] = Field(
@@ -69,3 +69,13 @@ class System(Model):
         """How many NVIDIA GPUs a pod asks for."""
         resources = self.resources
         return int(quantity.amount(resources.limits.get(GPU, resources.requests.get(GPU, 0))))
+
+
+class System(SystemTemplate):
+    """A named place where stages run. Olive: `systems`."""
+
+    system_ref: Name | None = Field(
+        None,
+        description="The system of this name in the platform's FinetunePolicy; it says everything, so nothing but "
+        "name may stand beside it. Default: none, the fields here say it.",
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_api.crd import crd
+from finetune_api.policy_crd import policy_crd
 from finetune_api.storage import Storage
 from finetune_cli.apply import CRDS, apply
 from finetune_cli.bucket import Bucket
@@ -31,6 +32,8 @@ OPERATOR_SETTINGS = {
     "FINETUNE_RETRY_BACKOFF": "1",
     "FINETUNE_LIGHT_CPU": "100m",
     "FINETUNE_TERMINATION_GRACE": "10",
+    # The local cluster's storage is on loopback, where no job of a real cluster may reach.
+    "FINETUNE_ALLOWED_HOSTS": "127.0.0.1,localhost",
 }
 
 
@@ -91,7 +94,8 @@ async def local_stack(
     except (ChildError, OSError) as error:
         raise environment(f"the local cluster did not start: {error}") from error
     try:
-        await apply(cluster.client, crd(), CRDS)
+        for definition in (crd(), policy_crd()):
+            await apply(cluster.client, definition, CRDS)
         yield _stack(cluster, time.monotonic() - started)
     finally:
         await cluster.stop()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from finetune_api.stage import Pins
@@ -20,6 +20,7 @@ from finetune_operator.observe import plain
 from finetune_operator.times import rfc3339
 
 FINAL = (Phase.SUCCEEDED, Phase.FAILED)
+POLICY_VIOLATION = "PolicyViolation"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class RunState:
     pins: Pins | None = None
     plan: PlanRef | None = None
     stage: StageStatus | None = field(default=None)
+    # What the namespace's policies have against the spec. What runs goes on; nothing new is made.
+    violation: str = ""
 
 
 def summarise(state: RunState, generation: int, previous: Status, now: datetime) -> Status:
@@ -68,12 +71,7 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
     at_work = phase in (Phase.PENDING, Phase.QUEUED, Phase.RUNNING)
     words: list[tuple[str, str, str, str]] = [
         ("Succeeded", succeeded, state.reason, state.message),
-        (
-            "SpecValid",
-            _truth(state.spec_valid),
-            "Valid" if state.spec_valid else "Invalid",
-            "" if state.spec_valid else state.message,
-        ),
+        ("SpecValid", *_spec_valid(state)),
         ("Queued", _truth(phase == Phase.QUEUED), state.reason if phase == Phase.QUEUED else "NotQueued", ""),
         (
             "Suspended",
@@ -87,6 +85,12 @@ def _conditions(state: RunState, generation: int, previous: Status, now: datetim
     ]
     before = {condition.type: condition for condition in previous.conditions}
     return [_condition(*word, before.get(word[0]), generation, now) for word in words]
+
+
+def _spec_valid(state: RunState) -> tuple[str, str, str]:
+    if state.violation:
+        return "False", POLICY_VIOLATION, state.violation
+    return ("True", "Valid", "") if state.spec_valid else ("False", "Invalid", state.message)
 
 
 def _condition(
@@ -153,8 +157,35 @@ def blocked(status: Status, previous: Status, undone: Sequence[str], message: st
     return status.model_copy(update={"stages": stages, "conditions": conditions, "message": said, "plan": plan})
 
 
+def withheld(state: RunState, previous: Status, unmade: Collection[str], violation: str, *, at_work: bool) -> RunState:
+    """`state` where the namespace's policies forbid the Jobs and the plan that it counts on, those named `unmade`.
+
+    `at_work`: whether a Job still runs. Once none does, the run has failed until spec or policies change. What has
+    ended, and needs nothing more, is not judged again.
+    """
+    if not unmade:
+        return state if state.phase in FINAL else replace(state, violation=violation)
+    before = {stage.name: stage for stage in previous.stages}
+    said = {"state": StageState.PENDING, "reason": POLICY_VIOLATION, "message": plain(violation, 1024)}
+    stages = [
+        _not_made(stage, before.get(stage.name)).model_copy(update=said) if stage.job in unmade else stage
+        for stage in state.stages
+    ]
+    return replace(
+        state,
+        phase=state.phase if at_work else Phase.FAILED,
+        reason=POLICY_VIOLATION,
+        message=violation,
+        violation=violation,
+        stages=stages,
+        stage=None,
+        plan=previous.plan if state.plan and state.plan.name in unmade else state.plan,
+    )
+
+
 def _not_made(stage: StageStatus, before: StageStatus | None) -> StageStatus:
     """`stage` with the tries that it had before the last one was asked for in vain."""
     if before is None or before.key != stage.key:
-        return stage.model_copy(update={"job": None, "attempts": 0, "retries": 0})
-    return stage.model_copy(update={"job": before.job, "attempts": before.attempts, "retries": before.retries})
+        return stage.model_copy(update={"job": None, "attempts": 0, "retries": 0, "started_at": None})
+    kept = {name: getattr(before, name) for name in ("job", "attempts", "retries", "started_at")}
+    return stage.model_copy(update=kept)

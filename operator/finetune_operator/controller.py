@@ -27,6 +27,7 @@ from finetune_operator.manifests import CONTAINER, Manifest, Owner
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.policy_watch import PolicyWatch
 from finetune_operator.progress import LIMIT_BYTES, TAIL_LINES, last_progress
 from finetune_operator.reconcile import Create, Seen, Stop, reconcile
 from finetune_operator.settings import Settings
@@ -53,6 +54,7 @@ class Controller:
         self.kube: Kube
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
+        self.policies = PolicyWatch(self.on_policies)
         self._finetune_jobs: Mapping[Key, Iterable[Body]] = {}
         self._stage_jobs: Mapping[Key, Iterable[Body]] = {}
         self._stage_pods: Mapping[Key, Iterable[Body]] = {}
@@ -71,6 +73,7 @@ class Controller:
         kopf.index(GROUP, VERSION, PLURAL, id="finetune_jobs", registry=registry)(self.index_finetune_job)
         kopf.index("batch", "v1", "jobs", id="stage_jobs", **own)(self.index_child)
         kopf.index("", "v1", "pods", id="stage_pods", **own)(self.index_child)
+        self.policies.register(registry)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self.on_finetune_job)
         kopf.on.event("batch", "v1", "jobs", **own)(self.on_child)
         kopf.on.event("", "v1", "pods", **own)(self.on_child)
@@ -92,6 +95,7 @@ class Controller:
         self._finetune_jobs = indices["finetune_jobs"]
         self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
+        await self.policies.start(self.kube, indices)
         if self.settings.metrics_port:
             self.metrics.watch_jobs(self._phases)
             self.metrics.serve(self.settings.metrics_port)
@@ -134,6 +138,12 @@ class Controller:
         owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
         if owner:
             self.queue.add((namespace or "", owner))
+
+    def on_policies(self, namespace: str | None) -> None:
+        """Other policies may hold for the jobs of a namespace, or of all."""
+        for key in list(self._finetune_jobs):
+            if namespace in (None, key[0]):
+                self.queue.add(key)
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
@@ -183,6 +193,7 @@ class Controller:
             attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
             progress=self._progress.get(key, {}),
             plan=await self._plan(key, view),
+            tenancy=await self.policies.of(key[0]),
         )
 
     async def _unshown(self, key: Key, view: JobView, shown: Mapping[str, Body]) -> list[Body]:

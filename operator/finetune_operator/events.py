@@ -54,10 +54,14 @@ def _run_events(before: Status, after: Status) -> list[Event]:
             names = ", ".join(f"{artifact.name} {artifact.uri}" for artifact in after.artifacts)
             return [Event("Normal", "ArtifactsPublished", names or "No model was asked for.")]
         case Phase.FAILED if not _spec_valid(after):
-            return [Event("Warning", "SpecInvalid", after.message or "")]
+            return [Event("Warning", _reason(after), after.message or "")]
         case Phase.SUSPENDED if after.phase != before.phase:
             return [Event("Normal", "Suspended", after.message or "")]
     return []
+
+
+def _reason(status: Status) -> str:
+    return next(condition.reason for condition in status.conditions if condition.type == "Succeeded")
 
 
 def _spec_valid(status: Status) -> bool:

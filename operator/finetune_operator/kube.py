@@ -14,7 +14,7 @@ from typing import Any
 
 from kubernetes.aio import client, config
 
-from finetune_api import API_VERSION, PLURAL
+from finetune_api import API_VERSION, PLURAL, POLICY_PLURAL
 
 Body = dict[str, Any]
 
@@ -23,6 +23,8 @@ PATHS = {
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Namespace": "/api/v1/namespaces",
+    "FinetunePolicy": f"/apis/{API_VERSION}/{POLICY_PLURAL}",
     "FinetuneJob": f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
 
@@ -73,6 +75,10 @@ class Kube:
             if error.status == 404:
                 return None
             raise
+
+    async def probe(self, kind: str) -> None:
+        """List one object of a kind that has no namespace; raises ApiError where that may not be."""
+        await self._json("GET", f"{PATHS[kind]}?limit=1")
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Job after its pods, if it is still the one with this uid.

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, keys, stage
 from finetune_api.job import JobSpec
+from finetune_api.policy import PodOverlay
 from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
 from finetune_operator import labels
@@ -24,6 +25,9 @@ STORAGE_CREDENTIALS = f"{RUN}/storage"
 HUB = f"{RUN}/hub"
 SOURCES = f"{RUN}/sources"
 TRACKERS = f"{RUN}/trackers"
+CERTIFICATES = f"{RUN}/certificates"
+# Each library that opens a connection of the trainer has its own variable for the certificates it trusts.
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
 
@@ -112,6 +116,7 @@ def stage_job(
         labels.ATTEMPT: str(attempt),
     }
     queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
+    overlay = work.pod.overlay or PodOverlay()
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -129,7 +134,10 @@ def stage_job(
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": POD_FAILURE_POLICY,
             "template": {
-                "metadata": {"labels": names, "annotations": {labels.KEY: work.key}},
+                "metadata": {
+                    "labels": {**overlay.labels, **names},
+                    "annotations": {**overlay.annotations, labels.KEY: work.key},
+                },
                 "spec": _pod_spec(work.pod, document, spec, grace, scratch_size),
             },
         },
@@ -149,14 +157,15 @@ POD_FAILURE_POLICY: Manifest = {
 
 
 def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: int, scratch_size: str) -> Manifest:
-    volumes, mounts = _volumes(document, spec, scratch_size, gpu=_asks_for_gpu(pod))
+    overlay = pod.overlay or PodOverlay()
+    volumes, mounts = _volumes(document, spec, scratch_size, gpu=_asks_for_gpu(pod), overlay=overlay)
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
         "env": _environment(pod, document, spec),
-        "resources": pod.resources.wire(),
+        "resources": _resources(pod, overlay),
         "terminationMessagePath": RESULT_FILE,
         "terminationMessagePolicy": "File",
         "securityContext": {
@@ -186,6 +195,7 @@ def _pod_spec(pod: PodSettings, document: StageDocument, spec: JobSpec, grace: i
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
         "runtimeClassName": pod.runtime_class_name,
+        "imagePullSecrets": [secret.wire() for secret in overlay.image_pull_secrets],
     }
     return {**result, **{name: value for name, value in optional.items() if value}}
 
@@ -212,11 +222,30 @@ def _environment(pod: PodSettings, document: StageDocument, spec: JobSpec) -> li
         values[stage.HUB_TOKEN_ENV] = f"{HUB}/token"
     if _trackers_secret(document):
         values[stage.TRACKERS_ENV] = TRACKERS
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return [{"name": name, "value": value} for name, value in {**_of_the_platform(pod), **values}.items()]
+
+
+def _of_the_platform(pod: PodSettings) -> dict[str, str]:
+    """The variables of the namespace's policies, and where the certificates are that they want trusted."""
+    overlay = pod.overlay or PodOverlay()
+    path = f"{CERTIFICATES}/{overlay.ca_bundle.key}" if overlay.ca_bundle else None
+    return {
+        **{variable.name: variable.value for variable in overlay.env},
+        **(dict.fromkeys(CERTIFICATE_VARIABLES, path) if path else {}),
+    }
+
+
+def _resources(pod: PodSettings, overlay: PodOverlay) -> Manifest:
+    """The pod's resources, GPUs under the name that the cluster has for them."""
+    gpu = overlay.gpu_resource_name or GPU
+    return {
+        kind: {gpu if name == GPU else name: amount for name, amount in amounts.items()}
+        for kind, amounts in pod.resources.wire().items()
+    }
 
 
 def _volumes(
-    document: StageDocument, spec: JobSpec, scratch_size: str, *, gpu: bool
+    document: StageDocument, spec: JobSpec, scratch_size: str, *, gpu: bool, overlay: PodOverlay
 ) -> tuple[list[Manifest], list[Manifest]]:
     """The volumes that this stage needs, and no others, with their mounts."""
     volumes: list[Manifest] = [{"name": "scratch", "emptyDir": {"sizeLimit": scratch_size}}]
@@ -233,6 +262,9 @@ def _volumes(
     if spec.storage.credentials_secret_ref:
         secret = spec.storage.credentials_secret_ref.name
         add("storage", STORAGE_CREDENTIALS, {"secret": {"secretName": secret, "defaultMode": 0o440}})
+    bundle = overlay.ca_bundle
+    if bundle:
+        add("certificates", CERTIFICATES, {"configMap": {"name": bundle.name, "items": [_file(bundle.key)]}})
     token = spec.input_model.token_secret_ref
     if _reads_hub(document) and token:
         items = [{"key": token.key, "path": "token"}]
@@ -247,6 +279,10 @@ def _volumes(
             source = {"configMap": {"name": name}}
         add(f"source-{index}", f"{SOURCES}/{kind}/{name}", source)
     return volumes, mounts
+
+
+def _file(key: str) -> Manifest:
+    return {"key": key, "path": key}
 
 
 def _asks_for_gpu(pod: PodSettings) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_api import GROUP, PLURAL
+from finetune_api import GROUP, PLURAL, POLICY_PLURAL
 
 
 class Where(StrEnum):
@@ -13,8 +13,6 @@ class Where(StrEnum):
 
     CLUSTER = "cluster"
     """In the whole cluster, because the resource has no namespace."""
-    CLUSTER_IF_LISTED = "cluster-if-listed"
-    """The same, and needed only where the operator serves a list of namespaces."""
     JOBS = "jobs"
     """In the namespaces whose FinetuneJobs it runs: all of them, or those that are listed."""
     OWN = "own"
@@ -45,8 +43,13 @@ PERMISSIONS = (
         "kopf notices when the CRD appears, changes or goes",
     ),
     Permission(
-        "", "namespaces", ("list", "watch"), Where.CLUSTER_IF_LISTED, "kopf waits for listed namespaces to exist"
+        "",
+        "namespaces",
+        ("get", "list", "watch"),
+        Where.CLUSTER,
+        "policies select namespaces by their labels, and kopf waits for listed ones to exist",
     ),
+    Permission(GROUP, POLICY_PLURAL, ("list", "watch"), Where.CLUSTER, "what jobs may do in which namespaces"),
     Permission(GROUP, PLURAL, ("list", "watch"), Where.JOBS, "the jobs to run"),
     Permission(GROUP, f"{PLURAL}/status", ("patch",), Where.JOBS, "the one thing that is written to a job"),
     Permission(

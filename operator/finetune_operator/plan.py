@@ -16,6 +16,7 @@ from finetune_api import keys
 from finetune_api.base import Digest, Model
 from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
+from finetune_api.policy import PodOverlay
 from finetune_api.stage import Pins, Prepared
 from finetune_api.system import Resources, Toleration
 from finetune_operator.settings import Settings
@@ -27,7 +28,7 @@ OPERATIONAL = frozenset({"suspend", "maxAttempts", "queueName", "managedBy"})
 
 
 class PodSettings(Model):
-    """What of a pod's template a spec or the operator's settings decide."""
+    """What of a pod's template a spec, the namespace's policies or the operator's settings decide."""
 
     image: str
     resources: Resources = Field(default_factory=Resources)
@@ -36,6 +37,8 @@ class PodSettings(Model):
     priority_class_name: str | None = None
     service_account_name: str | None = None
     runtime_class_name: str | None = None
+    # None where there is nothing in it: plans and Jobs of operators that knew no overlay stay what they are.
+    overlay: PodOverlay | None = None
 
 
 class PlannedStage(Model):
@@ -89,8 +92,12 @@ def make_plan(
     spec: JobSpec,
     prepared: Prepared,
     settings: Settings,
+    overlay: PodOverlay | None = None,
 ) -> Plan:
-    """The plan of a spec, with what prepare pinned and what it found in the store already."""
+    """The plan of a spec, with what prepare pinned and what it found in the store already.
+
+    The spec's systems, and `settings` and `overlay`, are as the namespace's policies have them now.
+    """
     pins = prepared.pins
     stage_keys = keys.stage_keys(namespace, spec, pins)
     # Prepare speaks of other keys than ours only where an upgrade came between; then nothing is taken as done.
@@ -102,12 +109,15 @@ def make_plan(
         spec=planned_spec(spec),
         pins=pins,
         reused=reused,
-        stages=[_planned(spec, stage, stage_keys[stage.name], settings) for stage in outline(spec)],
-        light_pod=light_pod(spec, settings),
+        stages=[
+            _planned(stage, stage_keys[stage.name], stage_pod(spec, stage, settings, overlay))
+            for stage in outline(spec)
+        ],
+        light_pod=light_pod(spec, settings, overlay),
     )
 
 
-def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -> PlannedStage:
+def _planned(stage: StageOutline, key: str, pod: PodSettings) -> PlannedStage:
     return PlannedStage(
         name=stage.name,
         type=stage.type,
@@ -117,7 +127,7 @@ def _planned(spec: JobSpec, stage: StageOutline, key: str, settings: Settings) -
         base=stage.base,
         data=list(stage.data),
         output=stage.output,
-        pod=stage_pod(spec, stage, settings),
+        pod=pod,
     )
 
 
@@ -134,11 +144,11 @@ def read_plan(text: str) -> Plan | None:
         return None
 
 
-def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSettings:
+def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
     """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
-        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings))
+        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings), overlay=overlay)
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
     return PodSettings(
         image=system.image or settings.trainer_image,
@@ -148,10 +158,11 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings) -> PodSett
         priority_class_name=system.priority_class_name,
         service_account_name=system.service_account_name,
         runtime_class_name=system.runtime_class_name,
+        overlay=overlay,
     )
 
 
-def light_pod(spec: JobSpec, settings: Settings) -> PodSettings:
+def light_pod(spec: JobSpec, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
     """The pod settings of prepare, publish and probe: small, on any node, with engine.host's service account."""
     host = next((system for system in spec.systems if system.name == spec.engine.host), None)
     amounts = {"cpu": settings.light_cpu, "memory": settings.light_memory}
@@ -159,6 +170,7 @@ def light_pod(spec: JobSpec, settings: Settings) -> PodSettings:
         image=settings.image_for_light_stages,
         resources=Resources(requests=amounts, limits={"memory": settings.light_memory}),
         service_account_name=host.service_account_name if host else None,
+        overlay=overlay,
     )
 
 

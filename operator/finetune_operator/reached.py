@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from finetune_api import layout
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.outline import PUBLISH, outline
+from finetune_api.stage import StageResult
 from finetune_api.status import ArtifactStatus, Phase, PlanRef, StageState, StageStatus
 from finetune_operator.attempts import DONE
 from finetune_operator.conditions import RunState
@@ -87,3 +89,17 @@ class Reached:
         if known and known.key is not None and (known.key == key or key is None) and known.state in DONE:
             return known
         return StageStatus(name=name, type=kind, state=StageState.PENDING, key=key)
+
+
+def published(plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
+    """An artifact of publish's result as status names it; its URI is computed here, never taken from a pod."""
+    item = next(item for item in result.published if item.name == name)
+    root = plan.job_spec().storage.uri
+    return ArtifactStatus(
+        name=item.name,
+        stage=item.stage,
+        uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
+        manifest=layout.join(root, layout.manifest_path(item.key)),
+        digest=item.digest,
+        bytes=item.bytes or None,
+    )

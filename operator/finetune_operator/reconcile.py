@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from finetune_api import layout
 from finetune_api.job import JobSpec
 from finetune_api.keys import known_stage_keys
 from finetune_api.outline import PREPARE, PUBLISH, outline
 from finetune_api.problems import Problem
 from finetune_api.stage import Pins, Reason, StageDocument, StageResult
 from finetune_api.status import (
-    ArtifactStatus,
     Phase,
     StageProgress,
     StageState,
@@ -25,7 +23,7 @@ from finetune_api.status import (
     Status,
 )
 from finetune_operator.attempts import DONE, Advance, Ticket, advance, again
-from finetune_operator.conditions import RunState, summarise
+from finetune_operator.conditions import RunState, summarise, withheld
 from finetune_operator.documents import (
     artifacts_of,
     prepare_document,
@@ -40,7 +38,9 @@ from finetune_operator.documents import (
 from finetune_operator.manifests import Manifest, Work, plan_config_map, stage_job
 from finetune_operator.observe import Attempt
 from finetune_operator.plan import Plan, PlannedStage, kept_pins, light_pod, make_plan, source_of
-from finetune_operator.reached import Reached
+from finetune_operator.policy import Tenancy
+from finetune_operator.policy_rules import violations
+from finetune_operator.reached import Reached, published
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, admissible
 
@@ -72,6 +72,7 @@ class Seen:
     attempts: Sequence[Attempt] = ()
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
     plan: Plan | None = None
+    tenancy: Tenancy = field(default_factory=Tenancy)
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,18 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
     spec, problems = admissible(view, settings)
     if spec is None or problems:
         return _refused(view, seen, problems, now)
+    forbidden = "; ".join(map(str, violations(seen.tenancy, spec, settings.allowed_hosts)))
+    spec, settings = seen.tenancy.resolved(spec), seen.tenancy.settings(settings)
     run = _Run(view, spec, seen, settings, now)
     state = run.go_on()
     # What is finished has nothing to suspend.
     if spec.suspend and state.phase != Phase.SUCCEEDED:
         return _suspended(view, seen, now)
+    if forbidden:
+        unmade = {str(manifest["metadata"]["name"]) for manifest in run.create}
+        at_work = any(attempt.name in run.wanted for attempt in _running(seen))
+        state = withheld(state, view.status, unmade, forbidden, at_work=at_work)
+        run.create.clear()
     actions: list[Action] = [Create(manifest) for manifest in run.create]
     # What runs with a key that is no longer wanted is stopped before anything new takes its place.
     stops: list[Action] = [Stop(item) for item in _running(seen) if item.name not in run.wanted]
@@ -150,6 +158,7 @@ class _Run:
         self.view, self.spec, self.seen, self.settings, self.now = view, spec, seen, settings, now
         self.owner = view.owner
         self.source = source_of(view.raw_spec)
+        self.overlay = seen.tenancy.overlay()
         self.before = {stage.name: stage for stage in view.status.stages}
         self.create: list[Manifest] = []
         self.wanted: set[str] = set()
@@ -184,7 +193,8 @@ class _Run:
             self.stages.append(self._prepared_before(plan))
             return plan
         pins = kept_pins(self.spec, plan)
-        work = prepare_work(self.owner, self.spec, self.source, pins, light_pod(self.spec, self.settings))
+        pod = light_pod(self.spec, self.settings, self.overlay)
+        work = prepare_work(self.owner, self.spec, self.source, pins, pod)
 
         def document(attempt: str) -> StageDocument:
             return prepare_document(self.owner, self.spec, work, pins, attempt)
@@ -195,7 +205,9 @@ class _Run:
             self._keep_running(pins)
             return None
         generation, prepared = self.owner.generation, step.result.prepared
-        plan = make_plan(self.owner.namespace, generation, self.source, self.spec, prepared, self.settings)
+        plan = make_plan(
+            self.owner.namespace, generation, self.source, self.spec, prepared, self.settings, self.overlay
+        )
         self.create.append(plan_config_map(self.owner, plan))
         return plan
 
@@ -327,20 +339,7 @@ class _Run:
         self.stages.append(step.status)
         if step.result is None:
             return self._reached().at(step.status)
-        return self._reached().at_the_end([self._artifact(plan, step.result, item.name) for item in wanted])
-
-    def _artifact(self, plan: Plan, result: StageResult, name: str) -> ArtifactStatus:
-        """The artifact as status names it; its URI is computed here, never taken from a pod."""
-        item = next(item for item in result.published if item.name == name)
-        root = plan.job_spec().storage.uri
-        return ArtifactStatus(
-            name=item.name,
-            stage=item.stage,
-            uri=layout.join(root, layout.attempt_path(item.key, item.attempt or "")),
-            manifest=layout.join(root, layout.manifest_path(item.key)),
-            digest=item.digest,
-            bytes=item.bytes or None,
-        )
+        return self._reached().at_the_end([published(plan, step.result, item.name) for item in wanted])
 
     # --- what they share
 

@@ -14,13 +14,15 @@ class Settings:
 
     Durations are seconds. `namespaces` empty means all of them; `namespace` is the operator's own, in which no job
     runs. Ports of 0 are not opened. `lease` is the name of the Lease, in that namespace, which one of several
-    replicas holds; empty means that there is but one.
+    replicas holds; empty means that there is but one. `allowed_hosts` are storage hosts that jobs may use although they
+    are loopback or link-local addresses: those of a local cluster.
     """
 
     trainer_image: str = "finetune-trainer:latest"
     light_image: str = ""
     namespaces: tuple[str, ...] = ()
     namespace: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     progress_interval: float = 10.0
     progress_in_flight: int = 4
     retry_backoff: float = 10.0

@@ -68,15 +68,6 @@ def admissible(view: JobView, settings: Settings) -> tuple[JobSpec | None, list[
         problems.append(
             problem("metadata.namespace", namespace, "no job runs in this namespace", "Use a namespace of your own.")
         )
-    if spec is not None and spec.input_model.load_kwargs.trust_remote_code:
-        problems.append(
-            problem(
-                "spec.inputModel.loadKwargs.trustRemoteCode",
-                "true",
-                "remote code is not allowed",
-                "Remove it; built-in architectures need none.",
-            )
-        )
     return spec, problems
 
 

@@ -14,6 +14,7 @@ Body = dict[str, Any]
 Found = TypeVar("Found")
 
 FINETUNE_JOBS = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
+FINETUNE_POLICIES = "/apis/finetune.dev/v1alpha1/finetunepolicies"
 JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 PODS = "/api/v1/namespaces/{namespace}/pods"
 SECRETS = "/api/v1/namespaces/{namespace}/secrets"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.crd import crd
+from finetune_api.policy_crd import policy_crd
 
 from .api import CRDS, NAMESPACES, SECRETS, wait_for
 from .jobs import Inputs, Tenant
@@ -23,11 +24,12 @@ TEST_ROWS = 24
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A cluster that knows FinetuneJobs."""
+    """A cluster that knows FinetuneJobs and FinetunePolicies."""
     with place(tmp_path_factory.mktemp("cluster")) as found:
-        found.api.ensure(CRDS, crd())
-        path = f"{CRDS}/finetunejobs.finetune.dev"
-        wait_for("the CRD to be established", lambda: _established(found, path), 30)
+        for definition in (crd(), policy_crd()):
+            found.api.ensure(CRDS, definition)
+            path = f"{CRDS}/{definition['metadata']['name']}"
+            wait_for(f"{path} to be established", lambda path=path: _established(found, path), 30)
         yield found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from finetune_api.model import LoadKwargs
 from finetune_trainer.generation import Limits
-from finetune_trainer.models import best_device, load_model
+from finetune_trainer.models import best_device, load_with_adapter
 
 # Bounds the cache of keys and values: prompts of one forward pass × (longest prompt + answer).
 _CACHED_TOKENS = 16_384
@@ -70,9 +70,4 @@ class HfGenerator:
 def load_hf_generator(folder: Path, load: LoadKwargs, adapter: Path | None) -> HfGenerator:
     """The model in `folder`, loaded as `load` says, with the adapter in `adapter` beside it if given."""
     device = best_device()
-    model = load_model(folder, load, device=device)
-    if adapter is None:
-        return HfGenerator(model, device)
-    from peft import PeftModel  # noqa: PLC0415  (seconds of imports that a model without adapter does without)
-
-    return HfGenerator(PeftModel.from_pretrained(model, adapter), device)
+    return HfGenerator(load_with_adapter(folder, load, adapter, device), device)

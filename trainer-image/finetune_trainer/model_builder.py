@@ -33,8 +33,18 @@ class NoSuchNodeError(ValueError):
     """A node that is to stay unquantized is not in the model."""
 
 
-def build(source: Path, output: Path, cache: Path, config: ModelBuilderConfig, *, remote_code: bool) -> None:
+def build(
+    source: Path,
+    output: Path,
+    cache: Path,
+    config: ModelBuilderConfig,
+    *,
+    remote_code: bool,
+    adapter: Path | None = None,
+) -> None:
     """Writes the ONNX model of the Hugging Face folder `source` to `output`; `cache` is a scratch folder.
+
+    The peft folder `adapter`, where there is one, becomes nodes beside the base's.
 
     What the builder prints goes to stderr: stdout is for progress. Raises whatever the builder raises, and
     NoSuchNodeError.
@@ -43,9 +53,9 @@ def build(source: Path, output: Path, cache: Path, config: ModelBuilderConfig, *
     # It says two lines for each of a model's thousands of nodes.
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     with redirect_stdout(sys.stderr):
-        options = parse_extra_options(
-            None, *where, extra_options(config, remote_code=remote_code), search=search_options(config)
-        )
+        wanted = extra_options(config, remote_code=remote_code)
+        wanted += [f"adapter_path={adapter}"] if adapter else []
+        options = parse_extra_options(None, *where, wanted, search=search_options(config))
         create_model(None, *where, **options)
     _require_nodes(output / "model.onnx", config.int4_nodes_to_exclude or ())
 

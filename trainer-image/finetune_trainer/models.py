@@ -68,6 +68,16 @@ def load_model(
     return model.eval()
 
 
+def load_with_adapter(folder: Path, load: LoadKwargs, adapter: Path | None, device: torch.device) -> torch.nn.Module:
+    """The model in `folder` as `load_model` gives it, with the adapter in `adapter` beside its weights if given."""
+    model = load_model(folder, load, device=device)
+    if adapter is None:
+        return model
+    from peft import PeftModel  # noqa: PLC0415  (seconds of imports that a model without adapter does without)
+
+    return PeftModel.from_pretrained(model, adapter).eval()
+
+
 def _attention(load: LoadKwargs, device: torch.device) -> str:
     """The attention implementation for `device`: stages of one job run with and without a GPU."""
     wanted = load.attn_implementation or "sdpa"

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from finetune_api.model import LoadKwargs
-from finetune_trainer.models import best_device, load_model
+from finetune_trainer.models import best_device, load_with_adapter
 from finetune_trainer.onnx_reference import (
     MOST_TIED,
     NEAR_TIE,
@@ -21,8 +21,10 @@ from finetune_trainer.onnx_reference import (
 from finetune_trainer.tokenizer import load_tokenizer
 
 
-def make_reference(folder: Path, load: LoadKwargs, texts: Sequence[str]) -> Reference:
+def make_reference(folder: Path, load: LoadKwargs, texts: Sequence[str], adapter: Path | None = None) -> Reference:
     """The source model's tokens of all `texts`, and its losses and best tokens over some of them.
+
+    The source is the model in `folder`, with the `adapter` in that folder where there is one.
 
     Scored texts begin with BOS where the model's own tokenizer begins them so.
     """
@@ -31,7 +33,7 @@ def make_reference(folder: Path, load: LoadKwargs, texts: Sequence[str]) -> Refe
     bos = load_tokenizer(folder).bos_id
     begin = [] if bos is None else [bos]
     device = best_device()
-    model = load_model(folder, load, device=device)
+    model = load_with_adapter(folder, load, adapter, device)
     context = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     chosen = texts_to_score([[*begin, *item.ids] for item in tokenized], context)
     scored = [_score(model, ids, device) for ids in chosen]

@@ -46,17 +46,21 @@ class Committed:
 
 
 class ArtifactStore:
-    """Stages' outputs below one root. Methods raise StageFailure where the store fails or lies."""
+    """Stages' outputs below one root. Methods raise StageFailure where the store fails or lies.
 
-    def __init__(self, objects: Objects, uri: str) -> None:
+    Where `namespace` is given, manifests of jobs of another one are lies: the namespace is in every content key.
+    """
+
+    def __init__(self, objects: Objects, uri: str, namespace: str | None = None) -> None:
         self._objects = objects
         self._uri = uri
+        self._namespace = namespace
 
     @classmethod
-    def on(cls, connection: S3Client) -> ArtifactStore:
+    def on(cls, connection: S3Client, namespace: str | None = None) -> ArtifactStore:
         """The store at the connection's `storage.uri`."""
         uri = connection.storage.uri
-        return cls(connection.objects(Place(STORAGE_PATH, uri, Reason.BUCKET_NOT_FOUND)), uri)
+        return cls(connection.objects(Place(STORAGE_PATH, uri, Reason.BUCKET_NOT_FOUND)), uri, namespace)
 
     def read_document(self, path: str) -> bytes | None:
         """A small document's bytes, or None where it is not there."""
@@ -78,6 +82,8 @@ class ArtifactStore:
             raise self._corrupt(path, f"no manifest: {error.errors()[0]['msg']}", key) from error
         if manifest.key != key:
             raise self._corrupt(path, f"the manifest of another stage ({manifest.key})", key)
+        if self._namespace not in (None, manifest.job.namespace):
+            raise self._corrupt(path, f"put there for a job of another namespace ({manifest.job.namespace})", key)
         return Committed(manifest, sha256(body).hexdigest())
 
     def damage(self, manifest: Manifest) -> list[str]:

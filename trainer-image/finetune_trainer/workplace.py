@@ -39,5 +39,5 @@ def open_workplace(environment: Environment, report: Reporter, termination: Term
     scratch = environment.scratch
     sources = Sources(connection, scratch, environment.sources, environment.hub_token)
     checkpoints = Checkpoints.on(connection, document, scratch / "checkpoints", report)
-    store = ArtifactStore.on(connection)
+    store = ArtifactStore.on(connection, document.job.namespace)
     return Workplace(document, store, sources, scratch, report, checkpoints, termination or Termination())

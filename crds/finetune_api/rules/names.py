@@ -68,10 +68,24 @@ def references(spec: JobSpec) -> Iterator[Problem]:
             yield from _known(path, metric.data_config, data, "dataConfigs")
 
 
+def references_to_the_platform(spec: JobSpec) -> Iterator[Problem]:
+    """A system is the platform's or the job's own, never a mixture that says two things."""
+    for index, system in enumerate(spec.systems):
+        beside = sorted(system.model_fields_set - {"name", "system_ref"})
+        if system.system_ref is not None and beside:
+            names = ", ".join(str(type(system).model_fields[field].alias) for field in beside)
+            yield problem(
+                f"spec.systems[{index}].systemRef",
+                system.system_ref,
+                f"{names} beside it",
+                "Keep name and systemRef alone: the FinetunePolicy says the rest.",
+            )
+
+
 def _known(path: str, name: str | None, known: list[str], field: str) -> Iterator[Problem]:
     if name is not None and name not in known:
         there = f"There: {', '.join(known)}." if known else f"spec.{field} is empty."
         yield problem(path, name, f"spec.{field} has no item of this name", there)
 
 
-RULES = (unique_names, reserved_names, references)
+RULES = (unique_names, reserved_names, references, references_to_the_platform)

@@ -28,13 +28,16 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
                 yield problem(path, item.name, "no adapter to merge", "Put LoRA or QLoRA before it.")
             adapter = None
         elif isinstance(item, ModelBuilderPass):
-            if adapter is not None:
+            unmerged = item.config.adapter == "unmerged"
+            if adapter is not None and not unmerged:
                 yield problem(
                     path,
                     item.name,
                     f"the adapter of {adapter} is not merged",
                     "Put MergeAdapterWeights between them.",
                 )
+            elif adapter is None and unmerged:
+                yield problem(f"{path}.config.adapter", "unmerged", "no adapter that is not merged", "Remove it.")
             finished = item.name
 
 

@@ -24,6 +24,9 @@
 - {name: FINETUNE_PROGRESS_IN_FLIGHT, value: {{ .Values.operator.progressInFlight | quote }}}
 - {name: FINETUNE_RETRY_BACKOFF, value: {{ .Values.operator.retryBackoff | quote }}}
 - {name: FINETUNE_RETRY_BACKOFF_LIMIT, value: {{ .Values.operator.retryBackoffLimit | quote }}}
+{{- with .Values.operator.allowedHosts }}
+- {name: FINETUNE_ALLOWED_HOSTS, value: {{ join "," . | quote }}}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

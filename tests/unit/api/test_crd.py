@@ -16,6 +16,7 @@ from celpy.adapter import json_to_cel
 
 from finetune_api import rules
 from finetune_api.crd import crd
+from finetune_api.policy_crd import policy_crd
 
 from .specs import BUILDER, LORA, MERGE, QLORA, Spec, changed, job_spec, passes_only
 
@@ -32,7 +33,7 @@ def test_what_is_committed_is_what_the_types_say() -> None:
     module.loader.exec_module(generate)
     rendered: dict[str, str] = generate.render()
     assert {path.name: path.read_text() for path in CRDS.glob("*.yaml")} == rendered, "run `make crds`"
-    assert [yaml.safe_load(text) for text in rendered.values()] == [crd()]
+    assert [yaml.safe_load(text) for text in rendered.values()] == [crd(), policy_crd()]
     assert all(len(text.encode()) < 256 * 1024 for text in rendered.values())
 
 
@@ -168,7 +169,15 @@ def cel_messages(spec: Spec, name: str = "phi3") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "spec", [job_spec(), passes_only(LORA), passes_only(BUILDER), passes_only(QLORA, MERGE), passes_only(LORA, MERGE)]
+    "spec",
+    [
+        job_spec(),
+        passes_only(LORA),
+        passes_only(BUILDER),
+        passes_only(QLORA, MERGE),
+        passes_only(LORA, MERGE),
+        passes_only(QLORA, {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}),
+    ],
 )
 def test_cel_lets_a_right_spec_pass(spec: Spec) -> None:
     assert cel_messages(spec) == set()
@@ -225,3 +234,12 @@ def test_cel_needs_no_index_and_no_list_of_lists() -> None:
     text = json.dumps([rule["rule"] for _, rule in cel_rules()])
     assert ".map(" not in text
     assert "indexOf" not in text
+
+
+def test_cel_refuses_what_stands_beside_a_reference_to_the_platforms_system() -> None:
+    spec = job_spec(systems=[{"name": "gpu", "systemRef": "large"}])
+    assert cel_messages(spec) == set()
+    for field, value in (("image", "x"), ("resources", {}), ("type", "Kubernetes"), ("nodeSelector", {"a": "b"})):
+        broken = changed(spec, f"systems[0].{field}", value)
+        assert cel_messages(broken) == {"systemRef: give name and systemRef alone"}
+        assert rules.check(broken)[1], "what the API server refuses, the rules refuse"

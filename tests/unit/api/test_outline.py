@@ -113,3 +113,8 @@ def test_only_stages_that_gain_from_a_gpu_ask_for_one() -> None:
     }
     cuda = changed(passes_only(BUILDER), "passes[0].config.executionProvider", "cuda")
     assert stages(cuda)[0].computes_on_gpu
+
+
+def test_a_builder_of_an_unmerged_adapter_reads_base_and_adapter() -> None:
+    unmerged = {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}
+    assert shape(passes_only(LORA, unmerged))[-1] == ("onnx", {"adapter": "lora"}, True, ("train",), "onnx")

@@ -51,7 +51,9 @@ def names_below(schema: dict[str, Any]) -> set[str]:
 
 
 def test_every_link_leads_to_a_section_and_every_row_has_four_cells() -> None:
-    sections = {title.lower() for title in re.findall(r"^### (\w+)$", DOCS, re.MULTILINE)}
+    titles = re.findall(r"^### (\w+)$", DOCS, re.MULTILINE)
+    sections = {title.lower() for title in titles}
+    assert len(sections) == len(titles), "else a link leads to the first of two"
     assert set(re.findall(r"\]\(#(\w+)\)", DOCS)) <= sections
     for line in DOCS.splitlines():
         if line.startswith("| "):

@@ -108,6 +108,10 @@ BETWEEN_FIELDS = [
         ),
     ),
     (
+        passes_only(LORA, MERGE, {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}),
+        ("spec.passes[2].config.adapter", "unmerged", "no adapter that is not merged", "Remove it."),
+    ),
+    (
         passes_only(LORA, MERGE, QLORA),
         ("spec.passes[2]", "qlora", "a second fine-tuning pass", "Use one job for each."),
     ),

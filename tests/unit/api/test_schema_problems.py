@@ -45,7 +45,7 @@ def test_an_unknown_field_gets_the_nearest_right_name(path: str, value: object, 
     if remedy is not None:
         assert said == remedy
     else:
-        assert said.startswith("Known here: executionProvider, int4AccuracyLevel,")
+        assert said.startswith("Known here: adapter, executionProvider, int4AccuracyLevel,")
 
 
 @pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "source_max_len", "from_pretrained_args", "model_name"])
@@ -119,6 +119,24 @@ def _all_fields(model: Any) -> set[str]:
                 "fast",
                 "input should be a valid dictionary or instance of TrainingArgs",
                 "",
+            ),
+        ),
+        (
+            changed(job_spec(), "storage.uri", "bucket/jobs"),
+            (
+                "spec.storage.uri",
+                "bucket/jobs",
+                "string should match pattern '^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?$'",
+                "Where outputs go: `s3://bucket/prefix`.",
+            ),
+        ),
+        (
+            changed(job_spec(), "passes[2].config.int4NodesToExclude", ["/a,/b"]),
+            (
+                "spec.passes[2].config.int4NodesToExclude[0]",
+                "/a,/b",
+                r"string should match pattern '^[^,\s]+$'",
+                "Names of ONNX nodes whose weights stay unquantized, such as /lm_head/MatMul.",
             ),
         ),
         (

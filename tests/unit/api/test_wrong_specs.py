@@ -23,7 +23,7 @@ from finetune_local.apiserver import ApiServer
 from .specs import Spec, changed, job_spec
 
 TABLE = yaml.safe_load((Path(__file__).parents[2] / "golden" / "wrong_specs.yaml").read_text())
-LISTS = re.compile(r"(Known here: |not a known value\. Use ).*", re.DOTALL)
+LISTS = re.compile(r"(Known here: |not a known value\. Use |should match pattern ).*", re.DOTALL)
 LIST = r"\1…"
 GENERATED = re.compile(r"(config\.\w+ is (?:only|required) for )(?!precision).*")
 

@@ -1,4 +1,4 @@
-"""What the operator creates while it runs a job that uses all there is: GPU, claims, tokens, a Kueue queue."""
+"""What the operator creates while it runs a job that uses all there is: GPU, claims, tokens, a queue, an overlay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from functools import cache
 from ..api.specs import job_spec
 from ..operator.world import World
 from .chart import Body
+
+OVERLAY = {
+    "imagePullSecrets": [{"name": "mirror"}],
+    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "caBundle": {"name": "company-ca"},
+    "labels": {"cost-centre": "ml"},
+    "annotations": {"example.com/note": "x"},
+}
 
 
 def stage_objects() -> list[Body]:
@@ -35,6 +43,7 @@ def _stage_objects() -> list[Body]:
 
 def _run(spec: Body) -> list[Body]:
     world = World(spec)
+    world.allow(pods=OVERLAY)
     while world.status.get("phase") != "Succeeded":
         world.step()
         for name in world.unfinished():

@@ -66,6 +66,7 @@ def test_every_setting_can_be_set() -> None:
             "progressInFlight": 9,
             "retryBackoff": 1,
             "retryBackoffLimit": 20,
+            "allowedHosts": ["127.0.0.1", "169.254.20.10"],
         },
     }
     expected = Settings(
@@ -73,6 +74,7 @@ def test_every_setting_can_be_set() -> None:
         light_image="finetune-trainer-cpu@sha256:" + "b" * 64,
         namespaces=("a", "b"),
         namespace=NAMESPACE,
+        allowed_hosts=("127.0.0.1", "169.254.20.10"),
         progress_interval=2.0,
         progress_in_flight=9,
         retry_backoff=1.0,
@@ -152,7 +154,8 @@ def test_two_releases_share_no_name() -> None:
         return {(item["kind"], item["metadata"]["name"]) for item in objects}
 
     shared = names(render()) & names(render(release="other"))
-    assert shared == {("CustomResourceDefinition", "finetunejobs.finetune.dev")}
+    crds = ("finetunejobs.finetune.dev", "finetunepolicies.finetune.dev")
+    assert shared == {("CustomResourceDefinition", name) for name in crds}
 
 
 def test_the_network_policy_opens_the_api_server_dns_probes_and_metrics() -> None:
@@ -169,14 +172,13 @@ def test_the_network_policy_opens_the_api_server_dns_probes_and_metrics() -> Non
 # --- the CRD
 
 
-def test_the_crd_is_the_generated_one_and_is_kept() -> None:
-    (rendered,) = of_kind(render(), "CustomResourceDefinition")
+def test_the_crds_are_the_generated_ones_and_are_kept() -> None:
+    rendered = of_kind(render(), "CustomResourceDefinition")
     generated = {path.name: path.read_text() for path in (ROOT / "crds").glob("*.yaml")}
     copies = {path.name: path.read_text() for path in (CHART / "files/crds").glob("*.yaml")}
     assert copies == generated, "run: cp crds/*.yaml helm/finetune-operator/files/crds/"
-    (text,) = generated.values()
-    assert rendered["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-    assert rendered == yaml.safe_load(text)
+    assert all(item["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"} for item in rendered)
+    assert rendered == [yaml.safe_load(text) for _, text in sorted(generated.items())]
 
 
 # --- values

@@ -11,7 +11,7 @@ import kopf
 import pytest
 from kopf._core.intents.registries import OperatorRegistry  # its handlers are not public; nothing else lists them
 
-from finetune_api import GROUP, PLURAL
+from finetune_api import GROUP, PLURAL, POLICY_PLURAL
 from finetune_operator.controller import Controller
 from finetune_operator.kube import PATHS, Kube
 from finetune_operator.permissions import PERMISSIONS, Where
@@ -67,7 +67,7 @@ def test_cluster_wide_the_chart_grants_what_is_declared() -> None:
 
 def test_listed_namespaces_are_bound_and_no_others() -> None:
     objects = render({"namespaces": ["team-a", "team-b"]})
-    assert granted(one(objects, "ClusterRole", f"{NAME}-cluster")) == declared(Where.CLUSTER, Where.CLUSTER_IF_LISTED)
+    assert granted(one(objects, "ClusterRole", f"{NAME}-cluster")) == declared(Where.CLUSTER)
     assert granted(one(objects, "ClusterRole", f"{NAME}-jobs")) == declared(Where.JOBS)
     assert bindings(objects) == {
         ("", "ClusterRole", f"{NAME}-cluster"),
@@ -112,11 +112,12 @@ class Recorder:
 def grant_of(method: str, url: str) -> Grant:
     """What RBAC calls a request."""
     found = re.fullmatch(
-        r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/[^/]+/(?P<plural>\w+)(?:/[^/]+(?P<sub>/\w+)?)?",
+        r"/(?:api|apis/(?P<group>[^/]+))/[^/]+(?:/namespaces/[^/]+)?/(?P<plural>\w+)(?:/[^/]+(?P<sub>/\w+)?)?",
         url.split("?", maxsplit=1)[0],
     )
     assert found, url
-    return (found["group"] or "", found["plural"] + (found["sub"] or ""), VERBS[method], "")
+    verb = "list" if "limit=" in url else VERBS[method]
+    return (found["group"] or "", found["plural"] + (found["sub"] or ""), verb, "")
 
 
 async def everything(kube: Kube) -> None:
@@ -124,6 +125,9 @@ async def everything(kube: Kube) -> None:
     for kind in ("Job", "ConfigMap", "Event"):
         await kube.create({"kind": kind, "metadata": {"namespace": "n"}})
         await kube.get(kind, "n", "x")
+    for kind in ("Namespace", "FinetunePolicy"):
+        await kube.probe(kind)
+    await kube.get("Namespace", "", "x")
     await kube.delete_job("n", "x", "uid")
     await kube.patch_status("n", "x", {}, "1")
     await kube.patch_event("n", "x", {})
@@ -133,19 +137,23 @@ async def everything(kube: Kube) -> None:
 async def test_the_calls_of_kube_and_the_watches_of_kopf_are_what_is_declared() -> None:
     recorder = Recorder()
     calls = {name for name in vars(Kube) if not name.startswith("_")} - {"connect", "close"}
-    assert calls == {"create", "get", "delete_job", "patch_status", "patch_event", "log_tail"}, (
+    assert calls == {"create", "get", "probe", "delete_job", "patch_status", "patch_event", "log_tail"}, (
         "cover it in everything()"
     )
     await everything(Kube(recorder, 1.0, lambda verb, code: None))  # type: ignore[arg-type]  # as much as Kube uses
     asked = {grant_of(method, url) for method, url in recorder.asked}
-    reached = {url.split("/n/")[1].split("/")[0].split("?")[0] for _, url in recorder.asked}
+    reached = {grant_of(method, url)[1].split("/")[0] for method, url in recorder.asked}
     assert reached == {path.rpartition("/")[2] for path in PATHS.values()}
 
     registry = kopf.OperatorRegistry()
     Controller(Settings(), asyncio.Event()).register(registry)
     watched = {(group, plural, verb, "") for group, plural in selectors(registry) for verb in ("list", "watch")}
-    # No request is one for finalizers: the API server asks for it by itself.
-    assert asked | watched | {(GROUP, f"{PLURAL}/finalizers", "update", "")} == declared(Where.JOBS)
+    # Finalizers are what the API server asks for by itself, CRDs what kopf watches of its own accord.
+    implied = {
+        (GROUP, f"{PLURAL}/finalizers", "update", ""),
+        *(("apiextensions.k8s.io", "customresourcedefinitions", verb, "") for verb in ("list", "watch")),
+    }
+    assert asked | watched | implied == declared(Where.JOBS, Where.CLUSTER)
 
 
 def selectors(registry: OperatorRegistry) -> set[tuple[str, str]]:
@@ -163,6 +171,7 @@ def selectors(registry: OperatorRegistry) -> set[tuple[str, str]]:
 def test_tenants_roles_aggregate_and_never_write_status() -> None:
     objects = render()
     view, edit = one(objects, "ClusterRole", f"{NAME}-view"), one(objects, "ClusterRole", f"{NAME}-edit")
+    policies = one(objects, "ClusterRole", f"{NAME}-policies")
 
     def aggregates(role: Body) -> set[str]:
         prefix = "rbac.authorization.k8s.io/aggregate-to-"
@@ -170,6 +179,8 @@ def test_tenants_roles_aggregate_and_never_write_status() -> None:
 
     assert aggregates(view) == {"view", "edit", "admin"}
     assert aggregates(edit) == {"edit", "admin"}
+    assert aggregates(policies) == {"admin"}
+    assert granted(policies) == {(GROUP, POLICY_PLURAL, verb, "") for verb in ("get", "list", "watch")}
     assert {verb for _, _, verb, _ in granted(view)} == {"get", "list", "watch"}
     assert {resource for _, resource, _, _ in granted(edit)} == {PLURAL}
     assert {verb for _, _, verb, _ in granted(edit)} == {"create", "delete", "deletecollection", "patch", "update"}

@@ -14,11 +14,11 @@ from ..api.specs import Spec, changed, job_spec
 from .world import World
 
 
-def refused(world: World) -> str:
+def refused(world: World, reason: str = "SpecInvalid") -> str:
     outcome = world.step()
     assert not [action for action in outcome.actions if not isinstance(action, Stop)]
     assert world.condition("SpecValid")["status"] == "False"
-    assert (world.status["phase"], world.condition("Succeeded")["reason"]) == ("Failed", "SpecInvalid")
+    assert (world.status["phase"], world.condition("Succeeded")["reason"]) == ("Failed", reason)
     return str(world.status["message"])
 
 
@@ -92,7 +92,10 @@ def test_some_namespaces_run_no_job(namespace: str) -> None:
 
 def test_remote_code_is_not_allowed() -> None:
     world = World(changed(job_spec(), "inputModel.loadKwargs.trustRemoteCode", True))
-    assert "spec.inputModel.loadKwargs.trustRemoteCode" in refused(world)
+    assert refused(world, "PolicyViolation") == (
+        "spec.inputModel.loadKwargs.trustRemoteCode (true): remote code is refused where no FinetunePolicy allows it. "
+        "Remove it; built-in architectures need none."
+    )
 
 
 def test_a_hopeless_spec_has_a_status_that_fits() -> None:

@@ -36,6 +36,7 @@ from finetune_operator import labels
 from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.policy import read_policy, tenancy
 from finetune_operator.reconcile import Create, Outcome, Seen, Stop, reconcile
 from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
@@ -43,7 +44,12 @@ from finetune_operator.view import read_job
 
 Body = dict[str, Any]
 START = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
-SETTINGS = Settings(trainer_image="trainer:1", light_image="trainer-light:1", namespace="finetune-system")
+SETTINGS = Settings(
+    trainer_image="trainer:1",
+    light_image="trainer-light:1",
+    namespace="finetune-system",
+    allowed_hosts=("127.0.0.1",),
+)
 
 
 def closed(schema: Body) -> Body:
@@ -92,6 +98,8 @@ class World:
         self.settings = SETTINGS
         self.model_digest = "a" * 64
         self.created: list[str] = []
+        self.policies: dict[str, Body] = {}
+        self.namespace_labels: dict[str, str] = {"kubernetes.io/metadata.name": namespace}
         # Jobs the watch does not show yet, and those this operator process remembers to have made.
         self.hidden: set[str] = set()
         self.lagging = False
@@ -129,7 +137,9 @@ class World:
         shown = {name: job for name, job in self.jobs.items() if name not in self.hidden}
         pods = [pod for name, pod in self.pods.items() if name not in self.hidden]
         self.memory = {name: job for name, job in self.memory.items() if name not in shown}
-        return Seen(attempts([*shown.values(), *self.memory.values()], pods, self.uid), self.progress, self.plan())
+        found = attempts([*shown.values(), *self.memory.values()], pods, self.uid)
+        held = tenancy(map(read_policy, self.policies.values()), self.namespace_labels)
+        return Seen(found, self.progress, self.plan(), held)
 
     def decide(self) -> Outcome:
         """One decision, not carried out."""
@@ -271,6 +281,10 @@ class World:
         """Deletions that the operator asked for come to an end."""
         for name in [name for name, job in self.jobs.items() if "deletionTimestamp" in job["metadata"]]:
             self.delete(name)
+
+    def allow(self, name: str = "team", **spec: Any) -> None:
+        """The platform team makes or changes a FinetunePolicy, as the API server stores it."""
+        self.policies[name] = as_stored({"metadata": {"name": name}, "spec": spec})
 
     def edit(self, spec: Body) -> None:
         """The user changes the spec."""

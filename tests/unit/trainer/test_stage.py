@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from types import ModuleType
@@ -143,6 +144,50 @@ def test_what_the_check_refuses_is_not_published(world, passes):
 def test_the_checks_figures_are_kept(world, passes):
     passes["lora"].check = lambda context: {"ratio": 1.5}  # type: ignore[attr-defined]
     assert run_lora(world).metrics == {"loss": 0.5, "ratio": 1.5}
+
+
+# -- what another tenant puts under this tenant's keys --------------------------------------------------------
+
+
+def planted(world: World, *, namespace: str, key: str = KEYS["lora"]) -> str:
+    """Another tenant, who shares the bucket, runs a stage and puts its manifest under our key; its digest."""
+    path = f"{world.store}/stages/{{}}/manifest.json"
+    run_lora(world, "7" * 64)
+    manifest = json.loads(world.s3.get(path.format("7" * 64)))
+    job = {**manifest["job"], "namespace": namespace, "uid": "evil"}
+    body = json.dumps({**manifest, "key": key, "job": job}).encode()
+    for file in manifest["files"]:
+        source = f"{world.store}/stages/{'7' * 64}/{manifest['attempt']}/{file['path']}"
+        world.s3.put(f"{world.store}/stages/{key}/{manifest['attempt']}/{file['path']}", world.s3.get(source))
+    world.s3.put(path.format(key), body)
+    return hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["the stage itself", "the stage after it", "a probe", "publish"])
+def test_another_namespaces_manifest_is_never_used(world, passes, kind):
+    digest = planted(world, namespace="other-team")
+    run = {
+        "the stage itself": lambda: run_lora(world),
+        "the stage after it": lambda: world.run(merge_document(world, digest)),
+        "a probe": lambda: world.run(world.document("Probe", "lora", KEYS["lora"])),
+        "publish": lambda: world.run(publish_document(world, digest)),
+    }
+    with pytest.raises(StageFailure, match=r"put there for a job of another namespace \(other-team\)") as caught:
+        run[kind]()
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+    assert "Delete stages/" in caught.value.problems[0].remedy
+
+
+def test_a_forged_manifest_put_in_the_place_of_ours_has_another_digest(world, passes):
+    """Whoever may write the bucket may forge the namespace too; what the run recorded it cannot forge."""
+    lora = run_lora(world)
+    planted(world, namespace=JOB.namespace)
+    with pytest.raises(StageFailure) as caught:
+        world.run(merge_document(world, lora.digest))
+    assert caught.value.reason is Reason.INPUT_CHANGED
+    with pytest.raises(StageFailure) as caught:
+        world.run(publish_document(world, lora.digest))
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
 
 
 # -- probe and publish --------------------------------------------------------------------------------------

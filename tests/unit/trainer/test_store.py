@@ -276,3 +276,11 @@ def test_conditional_writes(s3, tmp_path, scripted, statuses, sent):
     connection = connect(storage, s3.credentials(tmp_path), QUICK)
     connection.objects(Place("p", "s3://store-test", Reason.BUCKET_NOT_FOUND)).write("x", b"{}", only_new=True)
     assert scripted.seen == sent
+
+
+def test_a_manifest_of_another_namespace_is_refused(tmp_path):
+    objects = FolderObjects(tmp_path / "store")
+    publish(ArtifactStore(objects, "file://store"), make_output(tmp_path / "out"))
+    assert ArtifactStore(objects, "file://store", "ns").read_manifest(KEY)
+    with pytest.raises(StageFailure, match=r"a job of another namespace \(ns\)"):
+        ArtifactStore(objects, "file://store", "other").read_manifest(KEY)

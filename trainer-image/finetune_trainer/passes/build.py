@@ -29,7 +29,8 @@ def run(context: StageContext) -> PassOutput:
     path = f"spec.passes[name={context.document.stage}].config"
     require_provider(config, path)
     context.report.progress(activity="scoring source model")
-    reference = make_reference(source, context.load_kwargs, reference_texts(context, load_tokenizer(source)))
+    adapter = context.inputs.get("adapter")
+    reference = make_reference(source, context.load_kwargs, reference_texts(context, load_tokenizer(source)), adapter)
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
     context.report.progress(activity="building ONNX model")
@@ -58,7 +59,7 @@ def verified(context: StageContext) -> Verified:
 
 
 def source_model(context: StageContext) -> Path:
-    """The folder that is built from: an upstream pass's model, else the job's input model."""
+    """The folder that is built from: an upstream pass's model, else the job's input model, adapter or not."""
     return context.inputs.get("model") or context.input_model()[0]
 
 
@@ -104,7 +105,8 @@ def _build(context: StageContext, source: Path, output: Path, config: ModelBuild
 
     cache = context.scratch / "builder-cache"
     try:
-        build(source, output, cache, config, remote_code=context.load_kwargs.trust_remote_code)
+        remote_code, adapter = context.load_kwargs.trust_remote_code, context.inputs.get("adapter")
+        build(source, output, cache, config, remote_code=remote_code, adapter=adapter)
     except NoSuchNodeError as error:
         path = f"spec.passes[name={context.document.stage}].config.int4NodesToExclude"
         found = problem(path, None, str(error), "Name nodes as they are in model.onnx.")

@@ -151,6 +151,17 @@ def test_options_that_do_not_fit_the_model(run_stage: Callable, config: dict[str
     assert caught.value.problems[0].path.endswith(path)
 
 
+def test_an_adapter_stays_unmerged_beside_the_base(
+    run_stage: Callable, base_model: Path, adapter: Any, accuracy_of: Callable
+) -> None:
+    config = {"precision": "int4", "adapter": "unmerged"}
+    ran = run_stage(build, "ModelBuilder", config, inputs={"adapter": adapter.folder}, base=base_model)
+    names = [node.name for node in onnx.load(ran.folder / "model.onnx", load_external_data=False).graph.node]
+    assert sum("lora_A" in name for name in names) == sum("lora_B" in name for name in names) > 0
+    assert build.check(ran.context)["perplexity_ratio"] < 1.25
+    assert accuracy_of(onnx=ran.folder).output.metrics["tone"] >= 0.95, "what the adapter learned is in it"
+
+
 @pytest.fixture(scope="module")
 def for_dml(run_stage: Callable) -> Any:
     return run_stage(build, "ModelBuilder", {"precision": "fp16", "executionProvider": "dml"})

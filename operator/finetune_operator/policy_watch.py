@@ -1,0 +1,113 @@
+"""FinetunePolicies and the labels of namespaces, as kopf's watches show them → the policies of a namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+import kopf
+
+from finetune_api import GROUP, POLICY_PLURAL, VERSION
+from finetune_operator.kube import ApiError, Kube
+from finetune_operator.policy import Policy, Tenancy, read_policy, tenancy
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN_AFTER = 1.0
+
+
+class PolicyWatch:
+    """Which policies hold where. `changed` is told the namespace whose policies may be others now; None: all."""
+
+    def __init__(self, changed: Callable[[str | None], None]) -> None:
+        self._changed = changed
+        self._kube: Kube
+        self._policies: Mapping[str, Iterable[Policy]] = {}
+        self._namespaces: Mapping[str, Iterable[Mapping[str, str]]] = {}
+        # What was last seen of a namespace: most of its changes are none of its labels.
+        self._known: dict[str, Mapping[str, str]] = {}
+
+    def register(self, registry: kopf.OperatorRegistry) -> None:
+        """Hang the watches into kopf."""
+        kopf.index(GROUP, VERSION, POLICY_PLURAL, id="finetune_policies", registry=registry)(self.index_policy)
+        kopf.index("", "v1", "namespaces", id="namespaces", registry=registry)(self.index_namespace)
+        kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=registry)(self.on_policy)
+        kopf.on.event("", "v1", "namespaces", registry=registry)(self.on_namespace)
+
+    async def start(self, kube: Kube, indices: Mapping[str, Any]) -> None:
+        """Raises ApiError where policies or namespaces may not be read: nothing may run that they might forbid."""
+        self._kube = kube
+        self._policies, self._namespaces = indices["finetune_policies"], indices["namespaces"]
+        await asyncio.gather(_readable(kube, "FinetunePolicy"), _readable(kube, "Namespace"))
+
+    async def of(self, namespace: str) -> Tenancy:
+        """The policies that hold for a namespace."""
+        policies = [policy for name in list(self._policies) for policy in self._policies.get(name, ())]
+        return tenancy(policies, await self._labels(namespace) if policies else {})
+
+    async def _labels(self, namespace: str) -> Mapping[str, str]:
+        """A namespace's labels; those of one that the watch does not show yet are asked for."""
+        shown = next(iter(self._namespaces.get(namespace, ())), None)
+        if shown is not None:
+            return shown
+        found = await self._kube.get("Namespace", "", namespace)
+        return (found or {}).get("metadata", {}).get("labels") or {}
+
+    # --- kopf's handlers
+
+    def index_policy(self, body: kopf.Body, name: str, **_: Any) -> Any:
+        """FinetunePolicies by name."""
+        policy = read_policy(body)
+        if policy.problem:
+            logger.error("FinetunePolicy %s cannot be read; what it selects runs nothing: %s", name, policy.problem)
+        return {name: policy}
+
+    def index_namespace(self, body: kopf.Body, name: str, **_: Any) -> Any:
+        """Labels by namespace."""
+        return {name: _labels_of(body)}
+
+    def on_policy(self, **_: Any) -> None:
+        """A policy changed: any job may be another's now."""
+        self._changed(None)
+
+    def on_namespace(self, body: kopf.Body, name: str, type: str | None, **_: Any) -> None:
+        """A namespace changed, perhaps its labels."""
+        if type == "DELETED":
+            self._known.pop(name, None)
+            return
+        before, now = self._known.get(name), _labels_of(body)
+        self._known[name] = now
+        if before is not None and before != now:
+            self._changed(name)
+
+
+def _labels_of(body: Mapping[str, Any]) -> Mapping[str, str]:
+    return dict(body["metadata"].get("labels") or {})
+
+
+async def _readable(kube: Kube, kind: str) -> None:
+    """Return if this kind may be listed, or is none here; wait for an API server that is away. Raises ApiError."""
+    while True:
+        try:
+            await kube.probe(kind)
+        except ApiError as error:
+            if error.status == 404:
+                logger.warning("there is no %s in this cluster: the safe defaults alone hold", kind)
+                return
+            if error.status in (401, 403):
+                logger.critical(
+                    "%s may not be listed, so no policy can be kept and nothing is run: grant the operator's account "
+                    "list and watch on finetunepolicies.finetune.dev, and get, list and watch on namespaces (%s)",
+                    kind,
+                    error,
+                )
+                raise
+            logger.warning("cannot list %s yet: %s", kind, error)
+        except (aiohttp.ClientError, OSError) as error:
+            logger.warning("cannot list %s yet: %s", kind, error)
+        else:
+            return
+        await asyncio.sleep(ASK_AGAIN_AFTER)
