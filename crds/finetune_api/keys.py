@@ -105,6 +105,7 @@ def _data_content(spec: JobSpec, pins: Pins, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "digest": pins.data[name].digest,
+        "load": effective(config.load_dataset_config),
         "preProcess": effective(config.pre_process_data_config),
     }
 

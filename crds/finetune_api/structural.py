@@ -43,6 +43,11 @@ def structural(model: type[BaseModel], description: str, special: Special | None
         schema["properties"] = properties
     if required:
         schema["required"] = required
+    rules = getattr(model, "cel", ())
+    if rules:
+        schema["x-kubernetes-validations"] = [
+            {"rule": rule, "message": message, "fieldPath": path} for rule, message, path in rules
+        ]
     return schema
 
 

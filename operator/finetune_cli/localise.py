@@ -99,13 +99,20 @@ def _paths(spec: dict[str, Any]) -> Iterator[tuple[Any, Any, str, str]]:
     if isinstance(model, dict) and isinstance(model.get("modelPath"), str):
         yield model, "modelPath", "spec.inputModel.modelPath", "model"
     for config in _objects(spec.get("dataConfigs")):
-        load = config.get("loadDatasetConfig")
-        files = load.get("dataFiles") if isinstance(load, dict) else None
-        for index, value in enumerate(files if isinstance(files, list) else []):
-            if isinstance(value, str):
-                name = config.get("name", "data")
-                path = f"spec.dataConfigs[name={name}].loadDatasetConfig.dataFiles[{index}]"
-                yield files, index, path, f"{name}/{index}"
+        load, name = config.get("loadDatasetConfig"), config.get("name", "data")
+        # In a hub data set (`org/name`) paths are the repository's.
+        if isinstance(load, dict) and "/" not in str(load.get("dataName")):
+            path = f"spec.dataConfigs[name={name}].loadDatasetConfig"
+            yield from _files(load.get("dataFiles"), f"{path}.dataFiles", str(name))
+            for item in _objects(load.get("splitFiles")):
+                split = str(item.get("split"))
+                yield from _files(item.get("files"), f"{path}.splitFiles[split={split}].files", f"{name}/{split}")
+
+
+def _files(files: Any, path: str, name: str) -> Iterator[tuple[Any, Any, str, str]]:
+    for index, value in enumerate(files if isinstance(files, list) else []):
+        if isinstance(value, str):
+            yield files, index, f"{path}[{index}]", f"{name}/{index}"
 
 
 def _local_source(value: str, folder: Path, field_path: str) -> Path | None:

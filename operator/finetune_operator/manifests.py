@@ -230,7 +230,8 @@ def _environment(
         "TMPDIR": TEMPORARY,
         # On a busy node a thread per host core is many times slower than a thread per core the pod may use.
         "OMP_NUM_THREADS": str(_threads(pod)),
-        "TOKENIZERS_PARALLELISM": "false",
+        "RAYON_NUM_THREADS": str(_threads(pod)),
+        "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         **together,
@@ -309,6 +310,8 @@ def _asks_for_gpu(pod: PodSettings) -> bool:
 
 
 def _reads_hub(document: StageDocument) -> bool:
+    if any(config.load_dataset_config.is_hub for config in document.data):
+        return True
     return document.input_model is not None and "://" not in document.input_model.model_path
 
 
@@ -321,7 +324,7 @@ def _trackers_secret(document: StageDocument) -> str | None:
 
 def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, str]]:
     """(pvc or configmap, name) of every volume that the stage's model and data lie on."""
-    uris = [uri for config in document.data for uri in config.load_dataset_config.data_files]
+    uris = [uri for config in document.data for uri in config.load_dataset_config.uris()]
     if document.input_model:
         uris.append(document.input_model.model_path)
     found: set[tuple[str, str]] = set()

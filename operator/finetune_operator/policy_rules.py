@@ -79,9 +79,13 @@ def _uses(spec: JobSpec, overlay: PodOverlay | None) -> Iterator[Use]:
     storage = spec.storage
     endpoint = storage.endpoint or f"https://s3.{storage.region or 'us-east-1'}.amazonaws.com"
     yield Use("storage_hosts", "spec.storage.endpoint", endpoint, endpoint)
+    hub = next((item.value for item in overlay.env if item.name == HUB_ENDPOINT), HUB) if overlay else HUB
     if "://" not in spec.input_model.model_path:
-        hub = next((item.value for item in overlay.env if item.name == HUB_ENDPOINT), HUB) if overlay else HUB
         yield Use("hub_hosts", "spec.inputModel.modelPath", hub, spec.input_model.model_path)
+    for index, config in enumerate(spec.data_configs):
+        load = config.load_dataset_config
+        if load.is_hub:
+            yield Use("hub_hosts", f"spec.dataConfigs[{index}].loadDatasetConfig.dataName", hub, load.data_name)
 
 
 def _uses_of_system(path: str, system: System) -> Iterator[Use]:

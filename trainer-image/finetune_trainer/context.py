@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,11 +25,10 @@ class StageContext:
 
     `inputs` holds, by role (adapter, model, onnx, reference), the local folder of each upstream output, its files
     checked against their sha256. `base` is the local folder of the job's input model where the document names one.
-    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` reads the rows of a data
-    config, after checking that they are the pinned ones. `upstream` holds, by role, the inputs' manifests. `world` are
-    the processes that run the pass together; all have a context, and the main one's output is published.
-    `checkpoints` are the stage's, where it has a store;
-    `termination` says when to stop.
+    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` are the rows of a data
+    config, checked to be the pinned ones, and read again by each iteration. `upstream` holds, by role, the inputs'
+    manifests. `world` are the processes that run the pass together; all have a context, and the main one's output is
+    published. `checkpoints` are the stage's, where it has a store; `termination` says when to stop.
     """
 
     document: StageDocument
@@ -38,7 +37,7 @@ class StageContext:
     output: Path
     scratch: Path
     report: Reporter
-    rows: Callable[[str], list[Row]]
+    rows: Callable[[str], Iterable[Row]]
     upstream: dict[str, Manifest] = field(default_factory=dict)
     world: World = field(default_factory=Alone)
     checkpoints: Checkpoints | None = None

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import layout
+from finetune_api.data import DataConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Manifest, Pins, Reason, StageInput
-from finetune_trainer.context import Row
-from finetune_trainer.data import read_rows
 from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.model_files import is_wanted
 from finetune_trainer.model_source import open_model
-from finetune_trainer.rows import files_path
-from finetune_trainer.sources import SourceFile, fetch_data, files_digest
+from finetune_trainer.rows import FileRows
+from finetune_trainer.sources import DataFile, SourceFile, data_digest, fetch_data, files_digest, files_path
 from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.workplace import Workplace
 
@@ -55,15 +54,31 @@ def fetch_base(place: Workplace) -> Path | None:
     return folder
 
 
-def fetch_rows(place: Workplace, name: str) -> list[Row]:
+def fetch_rows(place: Workplace, name: str) -> FileRows:
     """The rows of the data config `name`, as pinned. Raises StageFailure (InputChanged, DataInvalid)."""
     config = next(config for config in place.document.data if config.name == name)
-    files = fetch_data(config, place.sources)
-    found = [file.found for file in files]
-    if files_digest(found, ordered=True) != _pins(place).data[name].digest:
-        uris = ", ".join(config.load_dataset_config.data_files)
-        raise changed(place, files_path(name), uris, f"data/{name}", found)
-    return read_rows([file.path for file in files], name=name)
+    files = fetch_pinned(place, config)
+    if data_digest(files) != _pins(place).data[name].digest:
+        shown = config.load_dataset_config.shown()
+        raise changed(place, files_path(name), shown, f"data/{name}", [file.found for file in files])
+    return FileRows(config, files)
+
+
+def fetch_pinned(place: Workplace, config: DataConfig) -> list[DataFile]:
+    """The files of `config`, from the commit of a hub data set where it is pinned to one, else as they are now."""
+    pin = place.document.pins.data.get(config.name) if place.document.pins else None
+    commit = None
+    if pin and config.load_dataset_config.is_hub:
+        body = place.store.read_document(layout.data_path(pin.digest))
+        commit = json.loads(body).get("commit") if body else None
+    return fetch_data(config, place.sources, commit=commit)
+
+
+def keep_commit(place: Workplace, digest: str, files: list[DataFile]) -> None:
+    """Writes down the commit that hub files with this digest are from, for `fetch_pinned`."""
+    commit = next((file.commit for file in files if file.commit), None)
+    if commit:
+        place.store.write_document(layout.data_path(digest), json.dumps({"commit": commit}).encode())
 
 
 def changed(place: Workplace, path: str, value: str, part: str, files: list[SourceFile]) -> StageFailure:

@@ -2,79 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from finetune_api.data import DataConfig, PreProcessDataConfig
 from finetune_api.job import JobSpec
 from finetune_api.lora import LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import DataPin, Reason
-from finetune_trainer.context import Row
-from finetune_trainer.data import Sample, arrange, read_rows, render, split_rows, tokenize
+from finetune_trainer.data import Sample, TokenRows, arrange, render, split_rows, tokenize
 from finetune_trainer.errors import bad_input
-from finetune_trainer.rows import files_path
-from finetune_trainer.sources import SourceFile, Sources, fetch_data, files_digest
+from finetune_trainer.rows import FileRows
+from finetune_trainer.sources import DataFile, data_digest, files_path
 from finetune_trainer.tokenizer import TextTokenizer
+
+_SHOWN_SAMPLES = 2
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A data config's rows and their texts, as they are before there is a tokenizer."""
+class Fetched:
+    """A data config's files, here."""
 
     config: DataConfig
-    files: list[SourceFile]
-    rows: list[Row]
-    samples: list[Sample]
+    files: list[DataFile]
+
+    @property
+    def digest(self) -> str:
+        """What holds the files fast."""
+        return data_digest(self.files)
+
+    def samples(self, tokenizer: TextTokenizer | None) -> Iterator[Sample]:
+        """The rendered rows. Raises StageFailure: DataInvalid, ColumnNotFound, NoSamples."""
+        config, number = self.config, 0
+        rows = FileRows(config, self.files)
+        for sample in render(rows, config.pre_process_data_config, name=config.name, tokenizer=tokenizer):
+            number += 1
+            yield sample
+        if not number:
+            shown = config.load_dataset_config.shown()
+            message = "there are no rows in it that split and colFilters take"
+            remedy = "Name files that hold rows, or take others of them."
+            raise bad_input(Reason.NO_SAMPLES, problem(files_path(config.name), shown, message, remedy))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A data config's rows as tokens, and the first few of them as texts."""
+
+    config: DataConfig
+    files: list[DataFile]
+    tokens: TokenRows
+    first: list[Sample]
 
     @property
     def pin(self) -> DataPin:
-        """What holds the files fast."""
-        size = sum(file.size for file in self.files)
-        return DataPin(digest=files_digest(self.files, ordered=True), size=size, rows=len(self.rows))
+        """What holds the data fast."""
+        size = sum(file.found.size for file in self.files)
+        return DataPin(digest=data_digest(self.files), size=size, rows=len(self.tokens))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What rows come to. `samples` are those that are trained on, `learned` the tokens that have a loss."""
+    """What rows come to. `samples` are those that are trained on (blocks, where rows share them), `tokens` theirs,
+    `learned` the tokens of them that have a loss; `dropped_tokens` are in no sample, `duplicates` rows that say what
+    an earlier one says."""
 
     rows: int
     samples: int
     tokens: int
     learned: int
-    dropped: int
+    dropped_tokens: int
     duplicates: int
     longest: int
     highest_id: int
 
 
-def fetch_and_render(config: DataConfig, sources: Sources) -> Rendered:
-    """The rows of `config`. Raises StageFailure: DataNotFound, DataInvalid, ColumnNotFound, NoSamples."""
-    files = fetch_data(config, sources)
-    rows = read_rows([file.path for file in files], name=config.name)
-    if not rows:
-        uris = ", ".join(config.load_dataset_config.data_files)
-        found = problem(files_path(config.name), uris, "there are no rows in it", "Name files that hold rows.")
-        raise bad_input(Reason.NO_SAMPLES, found)
-    samples = render(rows, config.pre_process_data_config, name=config.name)
-    return Rendered(config, [file.found for file in files], rows, samples)
+def read(fetched: Fetched, tokenizer: TextTokenizer, folder: Path) -> Read:
+    """The rows of `fetched` as tokens; `folder` takes them. Raises StageFailure as `Fetched.samples`."""
+    first: list[Sample] = []
+    samples = _noting(fetched.samples(tokenizer), first)
+    tokens = tokenize(samples, tokenizer, fetched.config.pre_process_data_config, folder)
+    return Read(fetched.config, fetched.files, tokens, first)
 
 
-def count(samples: list[Sample], process: PreProcessDataConfig, tokenizer: TextTokenizer) -> Counts:
-    """What `samples` come to with `tokenizer`."""
-    tokens = tokenize(samples, tokenizer, process)
-    arranged = arrange(tokens, process, tokenizer)
-    kept = sum(len(item.ids) for item in arranged)
-    total = sum(len(item.ids) for item in tokens)
+def _noting(samples: Iterable[Sample], first: list[Sample]) -> Iterator[Sample]:
+    for sample in samples:
+        if len(first) < _SHOWN_SAMPLES:
+            first.append(sample)
+        yield sample
+
+
+def count(
+    tokens: TokenRows,
+    process: PreProcessDataConfig,
+    tokenizer: TextTokenizer,
+    chosen: npt.NDArray[np.int64] | None = None,
+) -> Counts:
+    """What the rows `chosen` (all, where None) come to."""
+    chosen = np.arange(len(tokens)) if chosen is None else chosen
+    lengths = tokens.lengths[chosen]
+    samples = kept = learned = 0
+    for sample in arrange(tokens, process, tokenizer, chosen):
+        samples += 1
+        kept += len(sample.ids)
+        learned += sample.learned()
     return Counts(
-        rows=len(samples),
-        samples=len(arranged),
+        rows=len(chosen),
+        samples=samples,
         tokens=kept,
-        learned=sum(sum(item.learn[1:]) for item in arranged),
-        dropped=max(0, total - kept) if process.strategy == "join" else len(tokens) - len(arranged),
-        duplicates=len(samples) - len({sample.text for sample in samples}),
-        longest=max((len(item.ids) for item in tokens), default=0),
-        highest_id=max((max(item.ids, default=0) for item in tokens), default=0),
+        learned=learned,
+        dropped_tokens=max(0, int(lengths.sum()) - kept),
+        duplicates=len(chosen) - len(np.unique(tokens.hashes[chosen])),
+        longest=int(lengths.max(initial=0)),
+        highest_id=tokens.highest_id,
     )
 
 
@@ -84,17 +129,17 @@ def require_samples(config: DataConfig, counts: Counts, *, rows: str = "rows") -
         return
     process = config.pre_process_data_config
     path = f"spec.dataConfigs[name={config.name}].preProcessDataConfig.maxSeqLen"
-    total = counts.tokens + counts.dropped if process.strategy == "join" else counts.longest
-    if process.strategy == "join":
+    if process.joins:
+        total = counts.tokens + counts.dropped_tokens
         message = f"{counts.rows} {rows} are {total} tokens, fewer than one block of maxSeqLen; nothing is left"
         remedy = f"Lower maxSeqLen to at most {total}, give more rows, or use strategy line-by-line."
     else:
-        message = f"of {counts.rows} {rows}, the longest with {total} tokens, none is left to learn from"
+        message = f"of {counts.rows} {rows}, the longest with {counts.longest} tokens, none is left to learn from"
         remedy = "Check maxSeqLen, dropShortSequences, and that the completion is not cut off."
     raise bad_input(Reason.NO_SAMPLES, problem(path, process.max_seq_len, message, remedy))
 
 
-def count_split(config: LoraConfig, train: Rendered, tokenizer: TextTokenizer, path: str) -> dict[str, Counts]:
+def count_split(config: LoraConfig, train: Read, tokenizer: TextTokenizer, path: str) -> dict[str, Counts]:
     """What both sides of a pass's evaluation split come to; empty where it has none.
 
     `path` is the field that asks for the split. Raises StageFailure (NoSamples) where a side has no sample.
@@ -103,26 +148,26 @@ def count_split(config: LoraConfig, train: Rendered, tokenizer: TextTokenizer, p
         return {}
     args, process = config.training_args, train.config.pre_process_data_config
     seed = args.seed if args.data_seed is None else args.data_seed
-    train_rows, eval_rows = split_rows(train.rows, config.eval_dataset_size, seed, process, path=path)
+    sides = split_rows(train.tokens.hashes, config.eval_dataset_size, seed, path=path)
     found: dict[str, Counts] = {}
-    for side, rows in (("train", train_rows), ("eval", eval_rows)):
-        found[side] = count(render(rows, process, name=train.config.name), process, tokenizer)
+    for side, chosen in zip(("train", "eval"), sides, strict=True):
+        found[side] = count(train.tokens, process, tokenizer, chosen)
         require_samples(train.config, found[side], rows=f"{side} rows after the split")
     return found
 
 
-def overlap(spec: JobSpec, config: LoraConfig, data: dict[str, Rendered]) -> dict[str, int]:
+def overlap(spec: JobSpec, config: LoraConfig, data: dict[str, Read]) -> dict[str, int]:
     """Data config that is measured with → how many of its rows have a text that `config` trains on."""
     measured = {metric.data_config for evaluator in spec.evaluators for metric in evaluator.metrics}
     measured |= {config.eval_data_config} if config.eval_data_config else set()
-    learned = {sample.text for sample in data[config.train_data_config].samples}
+    learned = data[config.train_data_config].tokens.hashes
     return {
-        name: sum(sample.text in learned for sample in data[name].samples)
+        name: int(np.isin(data[name].tokens.hashes, learned).sum())
         for name in sorted(measured - {config.train_data_config})
         if name in data
     }
 
 
-def files_report(files: list[SourceFile]) -> list[dict[str, Any]]:
+def files_report(files: list[Any]) -> list[dict[str, Any]]:
     """Files as prepare's report lists them."""
     return [{"name": file.name, "size": file.size, "tag": file.tag} for file in files]

@@ -95,7 +95,7 @@ def choose(
     try. Raises StageFailure: GoalNotMet, or OnnxDiverged where no candidate came near its source.
     """
     evaluator = judged(Evaluator.model_validate(context.document.evaluator))
-    reader = RowReader(context, evaluator, validation=True)
+    reader = RowReader(context, evaluator, load_tokenizer(source), validation=True)
     wanted = _source_values(context, source, evaluator, reader)
     tries: list[Try] = []
     for number, candidate in enumerate(CANDIDATES[: config.max_tries or len(CANDIDATES)], start=1):

@@ -1,69 +1,68 @@
-"""Files of rows: a JSON array of objects, or one object per line."""
+"""A data config's rows: those of its files that `split` and `colFilters` take, read one after the other."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
+from finetune_api.data import FORMATS, DataConfig
 from finetune_api.problems import problem
+from finetune_api.splits import Slice, parse_split
 from finetune_api.stage import Reason
 from finetune_trainer.context import Row
-from finetune_trainer.errors import bad_input
+from finetune_trainer.errors import StageFailure, bad_input
+from finetune_trainer.formats import UnreadableError, format_of, read_file
+from finetune_trainer.sources import DataFile, files_path
 
 
-def read_rows(paths: Sequence[Path], *, name: str = "") -> list[Row]:
-    """The rows of `paths`, in order; `name` is the data config that they belong to, for messages.
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of `files` that `config` takes. Each iteration reads the files again and holds a few rows at a time.
 
-    Raises StageFailure (DataInvalid) naming the file, the line or item, and what is wrong with it.
+    Iterating raises StageFailure (DataInvalid) naming the file, the line or item, and what is wrong with it.
     """
-    return [row for path in paths for row in _read(path, files_path(name))]
 
+    config: DataConfig
+    files: Sequence[DataFile]
 
-def files_path(name: str) -> str:
-    """The path of a data config's files in the spec."""
-    return f"spec.dataConfigs[name={name}].loadDatasetConfig.dataFiles"
+    def __iter__(self) -> Iterator[Row]:
+        filters = self.config.load_dataset_config.col_filters
+        for part in parse_split(self.config.load_dataset_config.split):
+            for row in self._sliced(part):
+                if all(shown(row.get(column)) == value for column, value in filters.items()):
+                    yield row
 
-
-def _read(path: Path, field: str) -> list[Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        _refuse(field, path, f"byte {error.start} is not UTF-8", "Save the file as UTF-8.")
-    if text.lstrip()[:1] == "[":
-        return _array(text, path, field)
-    return _lines(text, path, field)
-
-
-def _array(text: str, path: Path, field: str) -> list[Row]:
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        _refuse(field, path, f"no valid JSON: {error}", "Correct the array, or write one object per line.")
-    return [_row(item, f"item {index}", path, field) for index, item in enumerate(items, 1)]
-
-
-def _lines(text: str, path: Path, field: str) -> list[Row]:
-    rows = []
-    # Only "\n" ends a line: JSON strings may hold the other characters that splitlines() would cut at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    def _sliced(self, part: Slice) -> Iterator[Row]:
+        files = [file for file in self.files if file.split == part.split]
+        if not part.needs_count:
+            return islice(self._read(files), part.start, part.stop)
         try:
-            item = json.loads(line)
+            start, stop = part.bounds(sum(1 for _ in self._read(files)))
         except ValueError as error:
-            _refuse(field, path, f"line {number} is no valid JSON: {error}", "Write one object on each line.")
-        rows.append(_row(item, f"line {number}", path, field))
-    return rows
+            path = f"spec.dataConfigs[name={self.config.name}].loadDatasetConfig.split"
+            found = problem(path, self.config.load_dataset_config.split, str(error), "Slice by rows, or give more.")
+            raise bad_input(Reason.NO_SAMPLES, found) from error
+        return islice(self._read(files), start, max(start, stop))
+
+    def _read(self, files: Sequence[DataFile]) -> Iterator[Row]:
+        for file in files:
+            try:
+                yield from read_file(file.path, self._format(file))
+            except UnreadableError as error:
+                raise _invalid(self.config.name, file, error) from error
+
+    def _format(self, file: DataFile) -> str:
+        name = self.config.load_dataset_config.data_name
+        return name if name in FORMATS else format_of(file.found.name) or "json"
 
 
-def _row(item: Any, place: str, path: Path, field: str) -> Row:
-    if not isinstance(item, dict):
-        remedy = 'Write objects with the columns as keys, such as {"text": "…"}.'
-        _refuse(field, path, f"{place} is a {type(item).__name__}, not an object", remedy)
-    return item
+def shown(value: object) -> str:
+    """A value as text: strings as they are, all else as JSON writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _refuse(field: str, path: Path, message: str, remedy: str) -> NoReturn:
-    raise bad_input(Reason.DATA_INVALID, problem(field, path.name, message, remedy))
+def _invalid(name: str, file: DataFile, error: UnreadableError) -> StageFailure:
+    found = problem(files_path(name), file.path.name, error.message, error.remedy)
+    return bad_input(Reason.DATA_INVALID, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,18 @@ from finetune_api.stage import Reason
 from finetune_trainer.errors import bad_input
 
 MODEL_PATH = "spec.inputModel.modelPath"
+_TEMPLATE_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A text's tokens. `offsets[i]` is the half-open range of characters that token `ids[i]` stands for."""
+    """A text's tokens. `offsets[i]` is the half-open range of characters that token `ids[i]` stands for.
+
+    Offsets are None where nobody asked for them: making them takes longer than all else.
+    """
 
     ids: list[int]
-    offsets: list[tuple[int, int]]
+    offsets: list[tuple[int, int]] | None
 
 
 class TextTokenizer:
@@ -30,7 +34,8 @@ class TextTokenizer:
 
     `bos_id` is None unless the model's own tokenizer begins a text with BOS; `eos_id` is the token that ends a
     text; `end_ids` holds it and every other id at which the model's generation configuration ends an answer;
-    `pad_id` falls back to `eos_id`.
+    `pad_id` falls back to `eos_id`. `chat_template` is the model's own, in Jinja, where it has one; `special_tokens`
+    are the texts that templates know as `bos_token`, `eos_token` and so on.
     """
 
     def __init__(
@@ -41,12 +46,16 @@ class TextTokenizer:
         eos_id: int | None,
         pad_id: int | None,
         end_ids: Iterable[int] = (),
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.pad_id = eos_id if pad_id is None else pad_id
         self.end_ids = frozenset(end_ids) | (frozenset() if eos_id is None else {eos_id})
+        self.chat_template = chat_template
+        self.special_tokens = dict(special_tokens or {})
 
     @property
     def vocab_size(self) -> int:
@@ -57,8 +66,13 @@ class TextTokenizer:
         """`text` as tokens; no special token is added, those spelled out in `text` become themselves."""
         return self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str]) -> list[Encoding]:
-        """`encode` for each of `texts`, faster than one by one."""
+    def encode_all(self, texts: Sequence[str], *, offsets: bool = True) -> list[Encoding]:
+        """`encode` for each of `texts`, on as many threads as RAYON_NUM_THREADS says."""
+        if not offsets:
+            return [
+                Encoding(item.ids, None)
+                for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            ]
         encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [Encoding(item.ids, item.offsets) for item in encoded]
 
@@ -86,6 +100,8 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
         eos_id=next(iter(end_ids), None) if eos is None else eos,
         pad_id=_token_id(backend, config.get("pad_token")),
         end_ids=end_ids,
+        chat_template=_chat_template(folder, config.get("chat_template")),
+        special_tokens={name: text for name in _TEMPLATE_TOKENS if (text := _token_text(config.get(name))) is not None},
     )
 
 
@@ -144,8 +160,24 @@ def _bos_id(backend: Tokenizer, config: dict[str, Any]) -> int | None:
 
 
 def _token_id(backend: Tokenizer, token: Any) -> int | None:
+    text = _token_text(token)
+    return None if text is None else backend.token_to_id(text)
+
+
+def _token_text(token: Any) -> str | None:
     text = token.get("content") if isinstance(token, dict) else token
-    return backend.token_to_id(text) if isinstance(text, str) else None
+    return text if isinstance(text, str) else None
+
+
+def _chat_template(folder: Path, configured: Any) -> str | None:
+    """The template of chat_template.jinja, else of the configuration, where it may be one of several with names."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if isinstance(configured, list):
+        named = {item.get("name"): item.get("template") for item in configured if isinstance(item, dict)}
+        configured = named.get("default")
+    return configured if isinstance(configured, str) else None
 
 
 def _ids(value: Any) -> list[int]:

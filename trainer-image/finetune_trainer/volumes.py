@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from finetune_api.problems import Problem, problem
+from finetune_trainer.globs import has_wildcards, literal_folder, matching
 
 
 class NotInVolumeError(Exception):
@@ -38,6 +39,25 @@ def locate(uri: str, root: Path | None, field: str) -> Path:
     if not path.exists():
         raise NotInVolumeError(problem(field, uri, "there is no such file", nearby(path.name, _names(path.parent))))
     return path
+
+
+def expand(uri: str, root: Path | None, field: str) -> list[str]:
+    """The URIs of the files that `uri` means: itself, or, where it has wildcards, those that there are, by name.
+
+    Raises NotInVolumeError where there are none.
+    """
+    if not has_wildcards(uri):
+        return [uri]
+    folder_uri = literal_folder(uri)
+    volume = "/".join(uri.split("/")[:3])
+    folder = locate(f"{folder_uri}/" if folder_uri == volume else folder_uri, root, field)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    # A mounted ConfigMap's files are links into such folders, which hold each of them once more.
+    names = sorted(name for name in names if not name.startswith(".."))
+    found = matching(uri, (f"{folder_uri}/{name}" for name in names))
+    if not found:
+        raise NotInVolumeError(problem(field, uri, "no file has such a name", nearby(uri, names)))
+    return found
 
 
 def nearby(name: str, names: list[str]) -> str:

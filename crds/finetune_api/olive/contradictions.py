@@ -33,10 +33,9 @@ def _note(target: str, said: str, origins: Mapping[str, str]) -> Note:
 
 
 def _data(process: Spec) -> Iterator[tuple[str, str]]:
-    if process.get("strategy") == "join":
-        for field in ("padToMaxLen", "dropShortSequences"):
-            if process.get(field):
-                yield field, "does nothing under the strategy join, whose blocks are all of maxSeqLen tokens."
+    strategy = process.get("strategy", "")
+    if strategy.startswith("join") and process.get("padToMaxLen"):
+        yield "padToMaxLen", f"does nothing under the strategy {strategy}, whose blocks are all of maxSeqLen tokens."
 
 
 def _training(arguments: Spec, *, joins: bool) -> Iterator[tuple[str, str]]:

@@ -38,12 +38,9 @@ LOAD_KWARGS = {
     "use_safetensors": "safetensors are read; pickled weights are not.",
 }
 LOAD_DATASET = {
-    "subset": "belongs to hub data sets; a job's data are files.",
     "data_dir": "name the files themselves in dataFiles.",
-    "col_filters": "rows are not filtered; filter the file.",
-    "revision": "belongs to hub data sets; files are pinned by their content when the job is prepared.",
     "trust_remote_code": "no data set script is run.",
-    "streaming": "files are read as a whole.",
+    "streaming": "rows are streamed always.",
     "type": "files of rows are loaded, by the trainer's own loader.",
 }
 PRE_PROCESS = {
@@ -51,13 +48,7 @@ PRE_PROCESS = {
     "user_script": _CODE,
     "script_dir": _CODE,
     "text_formatting_func": f"Olive calls it for each row; {_CODE}",
-    "chat_template": "write the conversation's form as textTemplate.",
-    "message_col": "write the conversation's form as textTemplate.",
-    "padding_side": "padding is at the end.",
-    "stride": "belongs to join-sliding-window, which jobs do not have.",
     "processing_batch_size": _MEMORY,
-    "random_seed": "belongs to the *-random strategies; the order of samples comes from trainingArgs.dataSeed.",
-    "random_retries": "belongs to the *-random strategies, which jobs do not have.",
     "model_name": "the tokenizer is spec.inputModel's.",
     "task": "text generation is all that jobs do.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,8 +66,11 @@ def _schema(old: Schema, new: Schema, path: str) -> Iterator[str]:
 def _narrower(old: Schema, new: Schema, place: str) -> Iterator[str]:
     if "enum" in new and ("enum" not in old or set(old["enum"]) - set(new["enum"])):
         yield f"{place}: fewer values"
-    if "pattern" in new and new["pattern"] != old.get("pattern"):
+    if "pattern" in new and not _matches_no_less(old, new["pattern"]):
         yield f"{place}: another pattern"
+    if "enum" in old and "enum" not in new:
+        yield from (f"{place}: {value} does not fit" for value in old["enum"] if not _fits(value, new))
+        return
     for word in _UPPER:
         if word in new and (word not in old or new[word] < old[word]):
             yield f"{place}: {word} narrowed"
@@ -74,3 +78,19 @@ def _narrower(old: Schema, new: Schema, place: str) -> Iterator[str]:
         if word in new and new[word] > old.get(word, float("-inf") if word == "minimum" else 0):
             yield f"{place}: {word} narrowed"
     yield from (f"{place}: {word} narrowed" for word in _EXCLUSIVE if new.get(word) and not old.get(word))
+
+
+def _matches_no_less(old: Schema, pattern: str) -> bool:
+    """Whether `pattern` takes all values that the field had, or all alternatives that its pattern had."""
+    if "enum" in old:
+        return all(re.search(pattern, value) for value in old["enum"])
+    return "pattern" in old and _alternatives(old["pattern"]) <= _alternatives(pattern)
+
+
+def _alternatives(pattern: str) -> set[str]:
+    return set(pattern.removeprefix("^(").removesuffix(")$").split("|"))
+
+
+def _fits(value: object, new: Schema) -> bool:
+    """Whether a value of an enumeration is within the bounds that took its place."""
+    return not isinstance(value, str) or new.get("minLength", 0) <= len(value) <= new.get("maxLength", len(value))

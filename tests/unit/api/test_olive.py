@@ -189,7 +189,63 @@ def test_the_newer_spelling() -> None:
     assert (arguments["adamBeta1"], arguments["perDeviceTrainBatchSize"]) == (0.8, 8)
     process = spec["dataConfigs"][0]["preProcessDataConfig"]
     assert (process["strategy"], process["joiner"], process["textCols"]) == ("join", "\n\n", ["phrase", "tone"])
-    assert "data_configs.train.load_dataset_config.split" in notes(imported, NoteKind.DECIDE)
+    assert spec["dataConfigs"][0]["loadDatasetConfig"]["split"] == "train[:70%]"
+
+
+def data(load: dict[str, Any], process: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both halves of the data config that these become; they are good ones."""
+    config = copy.deepcopy(NEW)
+    config["data_configs"]["train"] |= {"load_dataset_config": load, "pre_process_data_config": process or {}}
+    spec = import_config(config, OPTIONS).spec
+    assert rules.check(spec)[1] == []
+    found = spec["dataConfigs"][0]
+    return found["loadDatasetConfig"], found["preProcessDataConfig"]
+
+
+def test_files_of_splits_and_hub_data_sets() -> None:
+    by_split = {"data_name": "csv", "data_files": {"train": "a.csv", "test": ["b.csv", "c.csv"]}, "split": "test[:10]"}
+    assert data(by_split)[0] == {
+        "dataName": "csv",
+        "split": "test[:10]",
+        "splitFiles": [
+            {"split": "train", "files": ["s3://team-data/in/a.csv"]},
+            {"split": "test", "files": ["s3://team-data/in/b.csv", "s3://team-data/in/c.csv"]},
+        ],
+    }
+    hub = {
+        "data_name": "acme/tones",
+        "subset": "en",
+        "revision": "v1",
+        "col_filters": {"lang": "en", "n": 1, "b": True},
+    }
+    assert data(hub)[0] == {
+        "dataName": "acme/tones",
+        "subset": "en",
+        "revision": "v1",
+        "split": "validation",
+        "colFilters": {"lang": "en", "n": "1", "b": "true"},
+    }
+    assert data(hub | {"data_files": "x.jsonl", "split": "train"})[0]["dataFiles"] == ["x.jsonl"]
+    one = {"data_name": "json", "data_files": "a.jsonl", "split": "test"}
+    assert data(one)[0] == {"dataName": "json", "dataFiles": ["s3://team-data/in/a.jsonl"]}
+
+
+def test_strategies_and_chats() -> None:
+    files = {"data_name": "json", "data_files": "a.jsonl"}
+    window = {"strategy": "join-sliding-window", "stride": 64, "max_seq_len": 128, "random_seed": 1}
+    found = data(files, window)[1]
+    assert (found["strategy"], found["stride"], found["joiner"]) == ("join-sliding-window", 64, "\n\n")
+    assert "randomSeed" not in found, "Olive never reads it there, and a job refuses it"
+    drawn = {"strategy": "line-by-line-random", "max_samples": 10, "random_seed": 0, "random_retries": 3}
+    found = data(files, drawn | {"drop_short_sequences": True, "padding_side": "left"})[1]
+    assert (found["maxSamples"], found["randomSeed"], found["randomRetries"]) == (10, 0, 3)
+    assert (found["dropShortSequences"], found["paddingSide"]) == (True, "left")
+    chat = data(files, {"chat_template": True, "message_col": "chat", "text_template": "{x}"})[1]
+    assert (chat["chatTemplate"], chat["messageCol"]) == ("tokenizer", "chat")
+    assert "textTemplate" not in chat
+    assert data(files, {"chat_template": "{{ messages }}"})[1]["chatTemplate"] == "{{ messages }}"
+    assert "chatTemplate" not in data(files, {"chat_template": False})[1]
+    assert data(files, {"source_max_len": 64})[1]["strategy"] == "line-by-line", "as Olive did up to 0.6"
 
 
 def test_what_is_not_named_is_a_placeholder_to_decide() -> None:

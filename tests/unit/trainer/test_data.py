@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.stage import Reason
-from finetune_trainer.data import Sample, Tokens, arrange, prompt_of, read_rows, render, split_rows, tokenize
+from finetune_trainer.data import Sample, TokenRows, arrange, prompt_of, split_rows, tokenize
+from finetune_trainer.data import render as rendered
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
+
+from .letters import Letters
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 # Without the two characters that are the special tokens of `Letters`: BOS and EOS are never doubled.
@@ -21,64 +24,31 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 
 def config(**fields: object) -> PreProcessDataConfig:
+    fields = {"strategy": "line-by-line", **fields}
     return PreProcessDataConfig(**{"text_cols": ["phrase", "tone"], "text_template": TEMPLATE, **fields})
+
+
+def render(rows, process, **settings) -> list[Sample]:
+    return list(rendered(rows, process, **settings))
+
+
+def of_lengths(*lengths: int) -> TokenRows:
+    """Rows of so many tokens, all learned; row i's tokens all have the id i + 1."""
+    texts = [Sample(chr(index + 1) * length, 0) for index, length in enumerate(lengths)]
+    return tokenize(texts, Letters(None, None), config())
+
+
+def lists(sample) -> tuple[list[int], list[bool]]:
+    return list(map(int, sample.ids)), list(map(bool, sample.learn))
+
+
+def tokens_of(sample: Sample, tokenizer: TextTokenizer, process: PreProcessDataConfig) -> tuple[list[int], list[bool]]:
+    return lists(tokenize([sample], tokenizer, process).row(0))
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> TextTokenizer:
     return load_tokenizer(tiny_model)
-
-
-class Letters(TextTokenizer):
-    """One token per character, its id the code point: boundaries are where one expects them."""
-
-    def __init__(self, bos: int | None = 1, eos: int | None = 2) -> None:
-        self.bos_id, self.eos_id = bos, eos
-        self.pad_id = eos
-
-    def encode_all(self, texts):
-        from finetune_trainer.tokenizer import Encoding
-
-        return [Encoding([ord(letter) for letter in text], [(i, i + 1) for i in range(len(text))]) for text in texts]
-
-
-# -- reading ------------------------------------------------------------------------------------------------
-
-
-def test_an_array_and_lines_are_read_alike(tmp_path):
-    rows = [{"text": "a\u2028b"}, {"text": "ü", "n": 1}]
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    (tmp_path / "b.jsonl").write_text("\ufeff\n".encode("utf-8").decode() + "", encoding="utf-8")
-    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    (tmp_path / "b.jsonl").write_text(f"\ufeff{lines}\n\n", encoding="utf-8")
-    assert read_rows([tmp_path / "a.json", tmp_path / "b.jsonl"]) == rows + rows
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ('{"a": 1}\n{"a": \n', "line 2"),
-        ('[{"a": 1}, 3]', "item 2 is a int"),
-        ('"text"', "line 1 is a str"),
-        ("[{", "JSON"),
-        ('{\n "a": 1\n}', "line 1"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path, content, says):
-    (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(StageFailure) as caught:
-        read_rows([tmp_path / "bad.json"], name="train")
-    assert caught.value.reason is Reason.DATA_INVALID
-    found = caught.value.problems[0]
-    assert says in found.message
-    assert found.value == "bad.json"
-    assert found.path == "spec.dataConfigs[name=train].loadDatasetConfig.dataFiles"
-
-
-def test_bytes_that_are_no_text(tmp_path):
-    (tmp_path / "bad.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(StageFailure, match="UTF-8"):
-        read_rows([tmp_path / "bad.json"])
 
 
 # -- rendering ----------------------------------------------------------------------------------------------
@@ -154,105 +124,159 @@ def test_a_value_that_is_no_text(value):
 def test_the_completion_is_what_is_learned(data):
     text = data.draw(ANY_TEXT.filter(bool))
     start = data.draw(st.integers(0, len(text)))
-    [tokens] = tokenize([Sample(text, start)], Letters(), config(completion_only_loss=True))
-    assert tokens.ids == [1, *map(ord, text), 2]
-    assert tokens.learn == [False] + [False] * start + [True] * (len(text) - start) + [True]
+    ids, learn = tokens_of(Sample(text, start), Letters(), config(completion_only_loss=True))
+    assert ids == [1, *map(ord, text), 2]
+    assert learn == [False] + [False] * start + [True] * (len(text) - start) + [True]
 
 
 def test_without_completion_only_all_is_learned():
-    [tokens] = tokenize([Sample("abc", 2)], Letters(), config())
-    assert all(tokens.learn)
+    assert all(tokens_of(Sample("abc", 2), Letters(), config())[1])
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(prompt=ANY_TEXT, completion=ANY_TEXT)
 def test_a_token_across_the_boundary_is_learned(tokenizer, prompt, completion):
     sample = Sample(prompt + completion, len(prompt))
-    process = config(completion_only_loss=True, add_special_tokens=False)
-    [tokens] = tokenize([sample], tokenizer, process)
+    ids, learn = tokens_of(sample, tokenizer, config(completion_only_loss=True, add_special_tokens=False))
     encoding = tokenizer.encode(sample.text)
-    assert tokens.ids == encoding.ids
-    for learned, (start, end) in zip(tokens.learn, encoding.offsets, strict=True):
+    assert ids == encoding.ids
+    for learned, (start, end) in zip(learn, encoding.offsets, strict=True):
         assert learned == (end > len(prompt) or start >= len(prompt))
 
 
 @pytest.mark.parametrize(("text", "ids"), [("a", [1, 97, 2]), ("\x01a", [1, 97, 2]), ("a\x02", [1, 97, 2])])
 def test_special_tokens_stand_once(text, ids):
-    [tokens] = tokenize([Sample(text, 0)], Letters(), config(completion_only_loss=True))
-    assert tokens.ids == ids
-    assert tokens.learn[-1]
+    found, learn = tokens_of(Sample(text, 0), Letters(), config(completion_only_loss=True))
+    assert found == ids
+    assert learn[-1]
 
 
 def test_no_special_tokens_where_there_are_none_or_none_are_wanted():
-    assert tokenize([Sample("a", 0)], Letters(None, None), config())[0].ids == [97]
-    assert tokenize([Sample("a", 0)], Letters(), config(add_special_tokens=False))[0].ids == [97]
+    assert tokens_of(Sample("a", 0), Letters(None, None), config())[0] == [97]
+    assert tokens_of(Sample("a", 0), Letters(), config(add_special_tokens=False))[0] == [97]
 
 
-def test_lines_are_cut_and_streams_are_not():
-    text = Sample("x" * 20, 0)
-    assert len(tokenize([text], Letters(), config(max_seq_len=8))[0].ids) == 8
-    assert len(tokenize([text], Letters(), config(max_seq_len=8, strategy="join"))[0].ids) == 22
+@given(st.lists(ANY_TEXT, max_size=30))
+def test_rows_are_in_files_as_they_were(texts):
+    rows = tokenize([Sample(text, 0) for text in texts], Letters(), config(max_seq_len=8))
+    assert [lists(rows.row(index))[0] for index in range(len(rows))] == [[1, *map(ord, text), 2] for text in texts]
+    assert [lists(rows.row(index, 8))[0] for index in range(len(rows))] == [
+        [1, *map(ord, text), 2][:8] for text in texts
+    ]
+    assert rows.learned.tolist() == [min(len(text) + 2, 8) - 1 for text in texts]
+    assert len(set(rows.hashes.tolist())) == len(set(texts))
+    assert rows.highest_id == max((max(2, *map(ord, text + "\x02")) for text in texts), default=0)
 
 
 # -- arranging ----------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(1, 30), max_size=12), st.integers(8, 20), st.sampled_from(["", "||"]))
-def test_join_is_one_stream_in_blocks(lengths, size, joiner):
-    tokens = [Tokens(list(range(length)), [True] * length) for length in lengths]
+@given(st.lists(st.integers(1, 30), max_size=12), st.integers(8, 20), st.sampled_from(["", "||"]), st.data())
+def test_join_is_one_stream_in_blocks(lengths, size, joiner, data):
+    rows = of_lengths(*lengths)
+    chosen = [index for index in range(len(lengths)) if data.draw(st.booleans())]
     process = config(strategy="join", max_seq_len=size, joiner=joiner)
-    blocks = arrange(tokens, process, Letters())
-    between = [ord(letter) for letter in joiner]
+    blocks = arrange(rows, process, Letters(), np.array(chosen, np.int64))
     stream: list[int] = []
-    for index, item in enumerate(tokens):
-        stream += (between if index else []) + item.ids
-    assert [id for block in blocks for id in block.ids] == stream[: len(stream) // size * size]
+    for place, index in enumerate(chosen):
+        stream += ([ord(letter) for letter in joiner] if place else []) + [index + 1] * lengths[index]
+    assert [id for block in blocks for id in lists(block)[0]] == stream[: len(stream) // size * size]
     assert {len(block.ids) for block in blocks} <= {size}
 
 
 def test_the_joiner_is_no_completion():
-    tokens = [Tokens([5] * 7, [True] * 7), Tokens([6] * 7, [True] * 7)]
     process = config(strategy="join", max_seq_len=8, joiner="|", completion_only_loss=True)
-    assert arrange(tokens, process, Letters())[0].learn == [True] * 7 + [False]
+    rows = tokenize([Sample("aaaaaaa", 0), Sample("bbbbbbb", 0)], Letters(None, None), process)
+    assert lists(arrange(rows, process, Letters())[0])[1] == [True] * 7 + [False]
+
+
+def test_a_sliding_window_learns_what_is_new():
+    process = config(strategy="join-sliding-window", max_seq_len=8, stride=3)
+    rows = of_lengths(5, 5, 5)
+    blocks = [lists(block) for block in arrange(rows, process, Letters())]
+    stream = [1] * 5 + [2] * 5 + [3] * 5
+    assert blocks == [(stream[start : start + 8], [False] * 5 + [True] * 3) for start in (0, 3, 6)]
+
+
+def test_random_strategies_draw_by_their_seed():
+    rows = of_lengths(4, 9, 9, 4, 9)
+    lines = {"strategy": "line-by-line-random", "max_samples": 20, "max_seq_len": 8, "random_seed": 1}
+
+    def drawn(**fields):
+        return [lists(item)[0] for item in arrange(rows, config(**fields), Letters())]
+
+    assert len(drawn(**lines)) == 20
+    assert drawn(**lines) == drawn(**lines) != drawn(**{**lines, "random_seed": 2})
+    assert {len(item) for item in drawn(**lines)} == {4, 8}
+    assert {len(item) for item in drawn(**lines, drop_short_sequences=True)} == {8}
+    few = drawn(**lines, drop_short_sequences=True, random_retries=1)
+    assert 0 < len(few) < 20
+    joined = drawn(**{**lines, "strategy": "join-random"})
+    assert {len(item) for item in joined} == {8}
+    begins = {tuple(([1] * 4 + [2] * 9 + [3] * 9 + [4] * 4 + [5] * 9)[at : at + 8]) for at in (0, 4, 13, 22, 26)}
+    assert {tuple(item) for item in joined} == begins
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(8, 16))
+def test_packed_blocks_hold_every_row_once_and_whole(lengths, size):
+    packs = arrange(of_lengths(*lengths), config(strategy="pack", max_seq_len=size), Letters())
+    seen = []
+    for item in packs:
+        ids, learn = lists(item)
+        assert len(ids) <= size
+        assert item.starts[0] == 0
+        for start, stop in zip(item.starts, [*item.starts[1:], len(ids)], strict=True):
+            assert len({*ids[start:stop]}) == 1
+            assert learn[start:stop] == [False] + [True] * (stop - start - 1)
+            seen.append((ids[start] - 1, stop - start))
+    # A row of one token has nothing to predict.
+    assert sorted(seen) == [(index, min(length, size)) for index, length in enumerate(lengths) if length > 1]
+    used = sum(length for _, length in seen)
+    assert len(packs) <= 2 * -(-used // size), "no two blocks could be one"
 
 
 def test_what_teaches_nothing_is_left_out():
-    silent = Tokens([1, 2, 3], [True, False, False])
-    good = Tokens([1, 2, 3], [False, False, True])
-    assert arrange([silent, good, Tokens([], [])], config(), Letters()) == [good]
+    process = config(max_seq_len=8, completion_only_loss=True, add_special_tokens=False)
+    silent, good, empty = Sample("a" * 8 + "b", 8), Sample("ab", 1), Sample("", 0)
+    for strategy in ("line-by-line", "pack"):
+        process = process.model_copy(update={"strategy": strategy})
+        rows = tokenize([silent, good, empty], Letters(), process)
+        assert [lists(item) for item in arrange(rows, process, Letters())] == [([97, 98], [False, True])]
 
 
 def test_short_rows_are_dropped_and_samples_limited():
-    tokens = [Tokens([1] * length, [True] * length) for length in (4, 8, 8, 8)]
-    assert len(arrange(tokens, config(max_seq_len=8, drop_short_sequences=True), Letters())) == 3
-    assert len(arrange(tokens, config(max_samples=2), Letters())) == 2
+    rows = of_lengths(4, 8, 8, 8)
+    assert len(arrange(rows, config(max_seq_len=8, drop_short_sequences=True), Letters())) == 3
+    assert len(arrange(rows, config(max_samples=2), Letters())) == 2
+    assert [item.starts for item in arrange(rows, config(strategy="pack", max_samples=2), Letters())] == [(0, 4)]
+    assert len(arrange(rows, config(strategy="join", max_seq_len=8, max_samples=2), Letters())) == 2
 
 
 # -- splitting ----------------------------------------------------------------------------------------------
 
-ROWS = st.lists(
-    st.fixed_dictionaries({"phrase": st.sampled_from("abcdefghij"), "tone": st.sampled_from("xy")}), max_size=40
-)
+HASHES = st.lists(st.integers(0, 20), max_size=40)
 
 
-@given(ROWS, st.one_of(st.floats(0.01, 0.99), st.integers(1, 20)), st.integers(0, 5))
-def test_a_split_loses_nothing_and_never_shares_a_text(rows, size, seed):
-    process = config()
+@given(HASHES, st.one_of(st.floats(0.01, 0.99), st.integers(1, 20)), st.integers(0, 5))
+def test_a_split_loses_nothing_and_never_shares_a_text(values, size, seed):
+    hashes = np.array(values, np.uint64)
     try:
-        train, held_out = split_rows(rows, size, seed, process)
+        train, held_out = split_rows(hashes, size, seed)
     except StageFailure as failure:
         assert failure.reason is Reason.NO_SAMPLES
         return
-    assert train
-    assert held_out
-    texts = [{sample.text for sample in render(side, process)} for side in (train, held_out)]
-    assert not texts[0] & texts[1]
-    assert sorted(map(str, train + held_out)) == sorted(map(str, rows))
-    assert split_rows(rows, size, seed, process) == (train, held_out)
+    assert len(train)
+    assert len(held_out)
+    assert not set(hashes[train].tolist()) & set(hashes[held_out].tolist())
+    assert sorted([*train, *held_out]) == list(range(len(values)))
+    assert train.tolist() == sorted(train)
+    again = split_rows(hashes, size, seed)
+    assert (again[0].tolist(), again[1].tolist()) == (train.tolist(), held_out.tolist())
 
 
 def test_a_split_has_the_size_that_was_asked_for():
-    rows = [{"phrase": str(index), "tone": "x"} for index in range(100)]
-    assert len(split_rows(rows, 0.2, 1, config())[1]) == 20
-    assert len(split_rows(rows, 7, 1, config())[1]) == 7
-    assert split_rows(rows, 7, 1, config()) != split_rows(rows, 7, 2, config())
+    hashes = np.arange(100, dtype=np.uint64)
+    assert len(split_rows(hashes, 0.2, 1)[1]) == 20
+    assert len(split_rows(hashes, 7, 1)[1]) == 7
+    assert split_rows(hashes, 7, 1)[1].tolist() != split_rows(hashes, 7, 2)[1].tolist()

@@ -60,21 +60,21 @@ class Hub(ThreadingHTTPServer):
 
     def files(self) -> Iterator[tuple[str, int, str, str | None]]:
         """Name, size, git's blob id and, for large files, sha256."""
-        for path in sorted(self.folder.iterdir()):
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             body = path.read_bytes()
-            large = hashlib.sha256(body).hexdigest() if path.suffix == ".safetensors" else None
-            yield path.name, len(body), hashlib.sha1(body).hexdigest(), large
+            large = hashlib.sha256(body).hexdigest() if path.suffix in (".safetensors", ".parquet") else None
+            yield path.relative_to(self.folder).as_posix(), len(body), hashlib.sha1(body).hexdigest(), large
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The few routes that models are read by."""
+    """The few routes that models and data sets are read by."""
 
     protocol_version = "HTTP/1.1"
     server: Hub
 
     def do_GET(self) -> None:
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
-        if parts[:2] == ["api", "models"]:
+        if parts[0] == "api" and parts[1] in ("models", "datasets"):
             self._api(parts[2:])
         else:
             self._file(parts)
@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             self._say(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def _file(self, parts: list[str]) -> None:
-        path = self.server.folder / parts[-1]
+        path = self.server.folder.joinpath(*parts[parts.index("resolve") + 2 :])
         if self.server.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._say(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif not path.is_file():

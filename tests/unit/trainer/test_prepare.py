@@ -40,7 +40,8 @@ def test_it_pins_counts_and_computes_keys(world):
     assert prepared.pins.model.size > 100_000
     assert prepared.keys == combined(stage_keys("team", check(world.spec)[0], prepared.pins))
     report = world.report()
-    assert report["data"]["train"]["samples"] == len(ROWS)
+    assert report["data"]["train"]["rows"] == len(ROWS)
+    assert 0 < report["data"]["train"]["samples"] < len(ROWS), "packed, several rows are one sample"
     assert report["data"]["train"]["tokens"] > report["data"]["train"]["learned"] > 0
     assert "I loved it" not in json.dumps(report)
     assert world.log.count("a sample: ") == 2

@@ -29,7 +29,7 @@ def passes(monkeypatch) -> dict[str, ModuleType]:
     def lora(context: StageContext) -> PassOutput:
         assert context.base is not None
         (context.output / "inner").mkdir()
-        (context.output / "inner/rows.json").write_text(json.dumps(context.rows("train")))
+        (context.output / "inner/rows.json").write_text(json.dumps(list(context.rows("train"))))
         (context.output / "base.txt").write_text(" ".join(sorted(path.name for path in context.base.iterdir())))
         return PassOutput({"loss": 0.5, "nothing": float("nan")})
 

@@ -41,10 +41,10 @@ def texts_of(rows: Sequence[Row], process: PreProcessDataConfig, metric: Metric,
     """
     completion = process.completion_only_loss if metric.loss_on is None else metric.loss_on == "completion"
     whole = process.model_copy(update={"strategy": "line-by-line", "completion_only_loss": completion})
-    texts = tokenize(render(rows, whole, name=metric.data_config or ""), subject.tokenizer, whole)
-    limit = subject.model.context_length
-    texts = [Tokens(text.ids[:limit], text.learn[:limit]) for text in texts]
-    kept = [text for text in texts if any(text.learn[1:])]
+    rendered = render(rows, whole, name=metric.data_config or "", tokenizer=subject.tokenizer)
+    texts = tokenize(rendered, subject.tokenizer, whole)
+    limit = min(whole.max_seq_len, subject.model.context_length or whole.max_seq_len)
+    kept = [text for text in (texts.row(index, limit) for index in range(len(texts))) if text.learned()]
     if not kept:
         path = f"spec.evaluators[*].metrics[name={metric.name}].dataConfig"
         remedy = "Raise the data config's maxSeqLen, or set lossOn to all."
@@ -57,7 +57,8 @@ def score(subject: Subject, metric: Metric, texts: Sequence[Tokens], report: Rep
     found = []
     every = max(1, len(texts) // _PROGRESS_LINES)
     for done, text in enumerate(texts, start=1):
-        losses = [loss for loss, counts in zip(subject.model.losses(text.ids), text.learn[1:], strict=True) if counts]
+        told = subject.model.losses([int(token) for token in text.ids])
+        losses = [loss for loss, counts in zip(told, text.learn[1:], strict=True) if counts]
         found.append(Score(math.fsum(losses), len(losses)))
         if done % every == 0 or done == len(texts):
             report.progress(activity=f"evaluating {metric.name}", step=done, total=len(texts))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
 
 from finetune_api.data import DataConfig
 from finetune_api.evaluators import Evaluator
@@ -13,6 +17,7 @@ from finetune_trainer.context import Row, StageContext
 from finetune_trainer.data import prompt_of, render, split_rows
 from finetune_trainer.errors import bad_input
 from finetune_trainer.tokenizer import TextTokenizer
+from finetune_trainer.tokens import text_hash
 
 _VALIDATION_SEED = 0
 
@@ -38,6 +43,7 @@ class RowReader:
 
     context: StageContext
     evaluator: Evaluator
+    tokenizer: TextTokenizer
     validation: bool = False
 
     def config(self, name: str) -> DataConfig:
@@ -51,26 +57,32 @@ class RowReader:
         """
         source = self.config(name)
         process = source.pre_process_data_config
-        rows = self.context.rows(name)
-        if rows:
-            render(rows, process, name=name)  # its failures name the data config and the row
-            rows = self._part(rows, source)[: process.max_samples]
+        # Where some are kept apart, all have to be looked at; else no more than are measured.
+        split = self.evaluator.validation_size is not None
+        rows = list(islice(self.context.rows(name), None if split else process.max_samples))
+        rendered = render(rows, process, name=name, tokenizer=self.tokenizer)
+        hashes = np.array([text_hash(sample.text) for sample in rendered], np.uint64)  # a failure names the row
+        if rows and split:
+            rows = self._part(rows, hashes)[: process.max_samples]
         if not rows:
             path = f"spec.dataConfigs[name={name}].loadDatasetConfig.dataFiles"
-            files = ", ".join(source.load_dataset_config.data_files)
+            files = source.load_dataset_config.shown()
             remedy = "Name a file with rows, or leave the metric out."
             raise bad_input(Reason.NO_SAMPLES, problem(path, files, "no rows to measure on", remedy))
         return rows
 
-    def _part(self, rows: Sequence[Row], source: DataConfig) -> list[Row]:
-        size = self.evaluator.validation_size
-        if size is None:
-            return list(rows)
+    def _part(self, rows: Sequence[Row], hashes: npt.NDArray[np.uint64]) -> list[Row]:
         path = f"spec.evaluators[name={self.evaluator.name}].validationSize"
-        test, kept = split_rows(rows, size, _VALIDATION_SEED, source.pre_process_data_config, path=path)
-        return kept if self.validation else test
+        test, kept = split_rows(hashes, self.evaluator.validation_size or 0, _VALIDATION_SEED, path=path)
+        return [rows[index] for index in (kept if self.validation else test)]
 
     def questions(self, name: str) -> list[Question]:
         """The rows as questions."""
         process = self.config(name).pre_process_data_config
-        return [Question(*prompt_of(row, process), process.add_special_tokens) for row in self.rows(name)]
+        return [
+            Question(
+                *prompt_of(row, process, name=name, number=number, tokenizer=self.tokenizer),
+                special_tokens=process.add_special_tokens,
+            )
+            for number, row in enumerate(self.rows(name), 1)
+        ]

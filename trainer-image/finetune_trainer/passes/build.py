@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from finetune_api.builder import PROVIDERS_OF, ModelBuilderConfig
@@ -16,6 +17,10 @@ from finetune_trainer.genai import STAND_IN, runnable
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
 from finetune_trainer.onnx_structure import check_structure
+from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
+
+# All rows of most jobs; the tokens of many more would not fit into memory beside the model.
+_MOST_CHARACTERS = 16 << 20
 
 
 def run(context: StageContext) -> PassOutput:
@@ -28,7 +33,7 @@ def run(context: StageContext) -> PassOutput:
     require_provider(config, path)
     context.report.progress(activity="scoring source model")
     adapter = context.inputs.get("adapter")
-    reference = make_reference(source, context.load_kwargs, reference_texts(context), adapter)
+    reference = make_reference(source, context.load_kwargs, reference_texts(context, load_tokenizer(source)), adapter)
     reference.write(context.scratch)
     context.report.log(f"source perplexity {reference.perplexity:.4g} on {len(reference.scored)} texts")
     return PassOutput(_build_all(context, source, config))
@@ -70,24 +75,31 @@ def require_provider(config: ModelBuilderConfig, path: str) -> None:
         raise bad_input(Reason.UNSUPPORTED, problem(field, config.execution_provider, message, remedy))
 
 
-def reference_texts(context: StageContext) -> list[str]:
+def reference_texts(context: StageContext, tokenizer: TextTokenizer) -> list[str]:
     """The texts that tokenizer and model are compared on: the job's rendered samples, each once, or built-in ones.
 
-    Samples of a character or none have nothing to predict.
+    Samples of a character or none have nothing to predict. At most so many that their characters stay bounded.
     """
     texts: dict[str, None] = {}
+    characters = 0
     for source in context.document.data:
-        samples = render(_known_rows(context, source.name), source.pre_process_data_config, name=source.name)
-        texts.update(dict.fromkeys(sample.text for sample in samples if len(sample.text) > 1))
+        process = source.pre_process_data_config
+        rows = _known_rows(context, source.name, tokenizer)
+        for sample in render(rows, process, name=source.name, tokenizer=tokenizer):
+            if len(sample.text) > 1 and sample.text not in texts:
+                texts[sample.text] = None
+                characters += len(sample.text)
+            if characters > _MOST_CHARACTERS:
+                return list(texts)
     return list(texts) or list(BUILTIN_TEXTS)
 
 
-def _known_rows(context: StageContext, name: str) -> list[Row]:
+def _known_rows(context: StageContext, name: str, tokenizer: TextTokenizer) -> Iterable[Row]:
     """A data config's rows; of one that is measured later, where a quantization is chosen, the validation rows."""
     evaluator = Evaluator.model_validate(context.document.evaluator) if context.document.evaluator else None
     if evaluator is None or name not in evaluator.data:
         return context.rows(name)
-    return RowReader(context, evaluator, validation=True).rows(name)
+    return RowReader(context, evaluator, tokenizer, validation=True).rows(name)
 
 
 def _build_all(context: StageContext, source: Path, config: ModelBuilderConfig) -> dict[str, float]:

@@ -28,7 +28,7 @@ def run(context: StageContext) -> PassOutput:
     evaluator = Evaluator.model_validate(context.document.config)
     context.report.progress(activity="loading model")
     subject = load_subject(context)
-    reader = RowReader(context, evaluator)
+    reader = RowReader(context, evaluator, subject.tokenizer)
     found: dict[str, Measured] = {}
     for metric in evaluator.metrics:
         found[metric.name] = measure(subject, metric, reader, context, output=context.output)

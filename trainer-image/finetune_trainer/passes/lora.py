@@ -102,7 +102,7 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
 
 def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
     """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
-    lengths = [len(sample.ids) for sample in samples.train]
+    lengths = [max(setup.collate.length or 0, len(sample.ids)) for sample in samples.train]
     steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
     chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
@@ -180,11 +180,17 @@ def load_sharded_base(
 
 
 def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device) -> Collator:
-    """How samples become batches. Padding is told by position, so any id does where the tokenizer has none."""
+    """How samples become batches. Padding is told by position, so any id does where the tokenizer has none.
+
+    Packed samples are full but for a few tokens; on a GPU, padded to one length, they can be compiled and joined.
+    """
+    packed = process.strategy == "pack"
     return Collator(
         pad_id=tokenizer.pad_id or 0,
-        length=process.max_seq_len if process.pad_to_max_len else None,
+        length=process.max_seq_len if process.pad_to_max_len or (packed and device.type == "cuda") else None,
+        side=process.padding_side,
         attention_mask=process.use_attention_mask,
+        packed=packed,
         pin_memory=device.type == "cuda",
     )
 

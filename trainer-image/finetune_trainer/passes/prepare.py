@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from finetune_api import keys, layout, rules
+from finetune_api.data import DataConfig
 from finetune_api.job import JobSpec
 from finetune_api.lora import LoraConfig
 from finetune_api.outline import outline
 from finetune_api.problems import problem
 from finetune_api.stage import DataPin, ExitCode, Pins, Prepared, Reason, StageResult
 from finetune_trainer.errors import StageFailure, bad_input
+from finetune_trainer.fetch import fetch_pinned, keep_commit
 from finetune_trainer.inspection import (
     Counts,
-    Rendered,
+    Fetched,
+    Read,
     count,
     count_split,
-    fetch_and_render,
     files_report,
     overlap,
+    read,
     require_samples,
 )
 from finetune_trainer.model_check import CheckedModel, check_model, describe, fits_vocabulary
@@ -30,7 +34,6 @@ from finetune_trainer.template import Sample
 from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.workplace import Workplace
 
-_SHOWN_SAMPLES = 2
 _SHOWN_CHARACTERS = 600
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,13 +44,13 @@ class _Inspected:
     """The job's inputs, as found good."""
 
     model: CheckedModel
-    data: dict[str, Rendered]
+    data: dict[str, Read]
     counts: dict[str, Counts]
     splits: list[dict[str, Any]]
 
     def pins(self) -> Pins:
         """What holds them fast."""
-        return Pins(model=self.model.pin, data={name: rendered.pin for name, rendered in self.data.items()})
+        return Pins(model=self.model.pin, data={name: found.pin for name, found in self.data.items()})
 
 
 @dataclass
@@ -96,8 +99,8 @@ def _inspect(place: Workplace, spec: JobSpec) -> _Inspected:
     place.report.progress(activity="checking the model")
     model = findings.gather(_model, place, spec)
     place.report.progress(activity="checking the data")
-    rendered = {config.name: findings.gather(fetch_and_render, config, place.sources) for config in place.document.data}
-    data = {name: found for name, found in rendered.items() if found}
+    looked = {config.name: findings.gather(_data, place, config, model) for config in place.document.data}
+    data = {name: found for name, found in looked.items() if found}
     if model is None:
         findings.stop()
         raise AssertionError("a model that was refused left a finding")
@@ -126,11 +129,22 @@ def _model(place: Workplace, spec: JobSpec) -> CheckedModel:
     return model
 
 
-def _count(place: Workplace, spec: JobSpec, model: CheckedModel, rendered: Rendered) -> Counts:
-    config = rendered.config
-    counts = count(rendered.samples, config.pre_process_data_config, model.tokenizer)
+def _data(place: Workplace, config: DataConfig, model: CheckedModel | None) -> Read | None:
+    """The rows of `config` as tokens; None where there is no tokenizer, and the rows were only looked at."""
+    fetched = Fetched(config, fetch_pinned(place, config))
+    if model is None:
+        deque(fetched.samples(None), maxlen=0)
+        return None
+    found = read(fetched, model.tokenizer, place.scratch / "tokens")
+    keep_commit(place, found.pin.digest, found.files)
+    return found
+
+
+def _count(place: Workplace, spec: JobSpec, model: CheckedModel, found: Read) -> Counts:
+    config = found.config
+    counts = count(found.tokens, config.pre_process_data_config, model.tokenizer)
     place.report.log(f"data {config.name}: {counts}")
-    for sample in rendered.samples[:_SHOWN_SAMPLES]:
+    for sample in found.first:
         place.report.log(f"data {config.name}, a sample: {_shown(sample)}")
     fits_vocabulary(spec.input_model, model, counts.highest_id)
     if config.name in _trained_on(spec):
@@ -150,7 +164,7 @@ def _trained_on(spec: JobSpec) -> set[str]:
     return {name for config in configs for name in (config.train_data_config, config.eval_data_config) if name}
 
 
-def _training_passes(spec: JobSpec, data: dict[str, Rendered]) -> list[int]:
+def _training_passes(spec: JobSpec, data: dict[str, Read]) -> list[int]:
     """Indexes of the passes whose training data could be read."""
     return [
         index
@@ -159,9 +173,7 @@ def _training_passes(spec: JobSpec, data: dict[str, Rendered]) -> list[int]:
     ]
 
 
-def _split(
-    place: Workplace, spec: JobSpec, index: int, data: dict[str, Rendered], model: CheckedModel
-) -> dict[str, Any]:
+def _split(place: Workplace, spec: JobSpec, index: int, data: dict[str, Read], model: CheckedModel) -> dict[str, Any]:
     """What a training pass's evaluation split comes to, and which measured rows it learns too."""
     item = spec.passes[index]
     assert isinstance(item.config, LoraConfig)
@@ -182,10 +194,10 @@ def _report(inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dic
         "data": {
             name: {
                 "pin": pins.data[name].wire(),
-                "files": files_report(rendered.files),
+                "files": files_report([file.found for file in found.files]),
                 **asdict(inspected.counts[name]),
             }
-            for name, rendered in inspected.data.items()
+            for name, found in inspected.data.items()
         },
         "splits": inspected.splits,
         "keys": stages,

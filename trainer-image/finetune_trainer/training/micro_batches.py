@@ -57,7 +57,8 @@ def fitted(
     longest = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)[:planned]
     free = free_memory(setup)
     fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
-    tokens = sum(len(sample.ids) for sample in longest[: fit.size])
+    padded = setup.collate.length or 0
+    tokens = sum(max(padded, len(sample.ids)) for sample in longest[: fit.size])
     report.log(
         f"a forward and backward pass over the longest {fit.size} samples, {tokens} tokens, takes "
         f"{fit.taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
@@ -66,7 +67,7 @@ def fitted(
         report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
     if fit.recomputing:
         report.log("activations: computed again in the backward pass, since memory asks for it")
-    uniform = len({len(sample.ids) for sample in samples}) == 1
+    uniform = len({max(padded, len(sample.ids)) for sample in samples}) == 1
     passes = args.gradient_accumulation_steps
     if not args.auto_batch_size or not uniform or args.group_by_length or passes == 1 or fit.size < planned:
         return fit.size

@@ -93,6 +93,7 @@ def base_model(tiny_model: Path, rows: dict[str, list[Row]], tmp_path_factory: p
 
 def data_config(name: str, **process: Any) -> dict[str, Any]:
     settings = {"textCols": ["phrase", "tone"], "textTemplate": TEMPLATE, "maxSeqLen": 64, "completionOnlyLoss": True}
+    settings["strategy"] = "line-by-line"
     return {
         "name": name,
         "loadDatasetConfig": {"dataFiles": [f"s3://data/{name}.json"]},

@@ -216,7 +216,7 @@ def test_a_missed_goal_fails_with_its_figures_or_only_warns(
 def test_validation_rows_are_never_measured(measured: Callable, merged: Any) -> None:
     ran = measured([TONE], {"model": merged.folder}, validationSize=12)
     evaluator = Evaluator.model_validate(ran.context.document.config)
-    kept = RowReader(ran.context, evaluator, validation=True).questions("test")
+    kept = RowReader(ran.context, evaluator, load_tokenizer(merged.folder), validation=True).questions("test")
     asked = {line["prompt"] for line in lines(ran, "tone")}
     assert (len(asked), len(kept)) == (36, 12)
     assert not asked & {question.prompt for question in kept}
