@@ -118,6 +118,9 @@ class Limits(Model):
         description="Devices of all pods of a stage together; every extended resource counts (nvidia.com/gpu, "
         "nvidia.com/mig-1g.10gb, …). Default: no limit.",
     )
+    max_nodes: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Pods that a stage is spread over (systems[].nodes). Default: no limit."
+    )
 
 
 class PolicyDefaults(Model):
@@ -132,6 +135,12 @@ class PolicyDefaults(Model):
     queue_name: LabelName | None = Field(None, description="The Kueue LocalQueue. Default: none.")
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
         None, description="maxAttempts of jobs that do not say it. Default: the job's own default."
+    )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="activeDeadlineSeconds of jobs that do not say it. Default: no limit."
+    )
+    max_queue_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="maxQueueSeconds of jobs that do not say it. Default: no limit."
     )
 
 

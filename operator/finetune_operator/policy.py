@@ -96,7 +96,7 @@ class Tenancy:
         """
         defaults = self.defaults()
         changes: dict[str, Any] = {"systems": [self._resolved(system) for system in spec.systems]}
-        for field in ("queue_name", "max_attempts"):
+        for field in ("queue_name", "max_attempts", "active_deadline_seconds", "max_queue_seconds"):
             default = getattr(defaults, field)
             if default is not None and field not in spec.model_fields_set:
                 changes[field] = default

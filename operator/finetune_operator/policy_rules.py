@@ -202,11 +202,15 @@ def _references(tenancy: Tenancy, spec: JobSpec) -> Iterator[Problem]:
 def _too_much(tenancy: Tenancy, spec: JobSpec) -> Iterator[Problem]:
     resolved = tenancy.resolved(spec)
     for name, policy in tenancy.specs():
+        limits = policy.limits
         for index, system in enumerate(resolved.systems):
-            limit, asked = policy.limits.max_gpus, devices(system.resources)
-            if limit is not None and asked > limit:
-                path = f"spec.systems[{index}].resources"
-                yield problem(path, asked, f"FinetunePolicy {name} allows a stage {limit} GPUs", "Ask for fewer.")
+            path, asked = f"spec.systems[{index}]", devices(system.resources) * system.nodes
+            if limits.max_gpus is not None and asked > limits.max_gpus:
+                reason = f"FinetunePolicy {name} allows a stage {limits.max_gpus} GPUs"
+                yield problem(f"{path}.resources", asked, reason, "Ask for fewer.")
+            if limits.max_nodes is not None and system.nodes > limits.max_nodes:
+                reason = f"FinetunePolicy {name} allows a stage {limits.max_nodes} pods"
+                yield problem(f"{path}.nodes", system.nodes, reason, "Ask for fewer.")
 
 
 def devices(resources: Resources) -> int:

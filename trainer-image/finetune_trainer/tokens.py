@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,10 +48,14 @@ class Tokens:
 class FileArray(Generic[Number]):
     """A file of numbers, of which slices are read when they are asked for: mapped, they would all stay in memory."""
 
-    def __init__(self, file: BinaryIO, kind: type[Number]) -> None:
+    def __init__(self, file: BinaryIO, kind: npt.DTypeLike) -> None:
         file.flush()
         self._file = file
         self._kind = np.dtype(kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the file's path: the other processes of the node read the same file."""
+        return _opened_array, (self._file.name, self._kind.str)
 
     def __getitem__(self, part: slice) -> npt.NDArray[Number]:
         size = self._kind.itemsize
@@ -175,7 +179,12 @@ def text_hash(text: str) -> int:
 
 
 def _scratch_file(folder: Path | None) -> BinaryIO:
-    """A file without a name: the disk it takes is free as soon as nothing reads it."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=folder)  # type: ignore[return-value]
+    """A file of `folder`, which other processes may open too; without one, a file that is gone with the result."""
+    if folder is None:
+        return tempfile.TemporaryFile()  # type: ignore[return-value]
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.NamedTemporaryFile(dir=folder, delete=False)  # type: ignore[return-value]
+
+
+def _opened_array(path: str, kind: str) -> FileArray[Any]:
+    return FileArray(Path(path).open("rb"), kind)

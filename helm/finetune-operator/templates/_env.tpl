@@ -21,6 +21,8 @@
 - {name: FINETUNE_LOG_FORMAT, value: {{ .Values.operator.logFormat | quote }}}
 - {name: FINETUNE_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
 - {name: FINETUNE_STUCK_SECONDS, value: {{ .Values.operator.stuckSeconds | quote }}}
+- {name: FINETUNE_FREE_RETRIES, value: {{ .Values.operator.freeRetries | quote }}}
+- {name: FINETUNE_NODE_UNREACHABLE_AFTER, value: {{ .Values.operator.nodeUnreachableAfter | quote }}}
 - {name: FINETUNE_RESYNC_SECONDS, value: {{ .Values.operator.resyncSeconds | quote }}}
 - {name: FINETUNE_WORKERS, value: {{ .Values.operator.workers | quote }}}
 - {name: FINETUNE_REQUEST_TIMEOUT, value: {{ .Values.operator.requestTimeout | quote }}}

@@ -293,6 +293,15 @@ def test_the_smallest_limit_counts_for_own_and_for_named_systems() -> None:
     assert said(system(resources={"limits": {"nvidia.com/gpu": 4}}), wide, narrow) == []
 
 
+def test_all_pods_of_a_stage_count() -> None:
+    asked = system(nodes=3, resources={"limits": {"nvidia.com/gpu": 4}})
+    assert said(asked, policy("wide", limits={"maxGpus": 12, "maxNodes": 3})) == []
+    assert said(asked, policy("narrow", limits={"maxGpus": 11, "maxNodes": 2})) == [
+        "spec.systems[0].resources (12): FinetunePolicy narrow allows a stage 11 GPUs. Ask for fewer.",
+        "spec.systems[0].nodes (3): FinetunePolicy narrow allows a stage 2 pods. Ask for fewer.",
+    ]
+
+
 def test_the_platforms_systems_are_its_own_to_fill() -> None:
     """That is what they are for: tenants get the image, the account and the taint by name, and not by themselves."""
     offered = {"name": "big", "image": "quay.io/x", "serviceAccountName": "platform", "runtimeClassName": "nvidia"}

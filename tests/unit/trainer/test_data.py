@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,14 @@ def test_rows_are_in_files_as_they_were(texts):
     assert rows.learned.tolist() == [min(len(text) + 2, 8) - 1 for text in texts]
     assert len(set(rows.hashes.tolist())) == len(set(texts))
     assert rows.highest_id == max((max(2, *map(ord, text + "\x02")) for text in texts), default=0)
+
+
+def test_samples_are_handed_to_other_processes_by_their_file(tmp_path):
+    process = config(strategy="pack", max_seq_len=8)
+    rows = tokenize([Sample("abc", 0), Sample("de", 0)], Letters(), process, tmp_path)
+    packs = arrange(rows, process, Letters())
+    sent = pickle.loads(pickle.dumps(packs))
+    assert [lists(item) for item in sent] == [lists(item) for item in packs]
 
 
 # -- arranging ----------------------------------------------------------------------------------------------
