@@ -74,6 +74,7 @@ def _endpoint(tenant: Tenant) -> str:
     return tenant.place.bucket.where
 
 
+@pytest.mark.slow
 def test_suspend_stops_the_pods_and_retry_runs_again(tenant: Tenant, finetune: Finetune) -> None:
     tenant.apply(tenant.job("often", [training(steps=5)]))
     tenant.succeeded("often")
@@ -88,6 +89,7 @@ def test_suspend_stops_the_pods_and_retry_runs_again(tenant: Tenant, finetune: F
     assert "often: suspended" in finetune("suspend", "often")
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said_with_what_is(tenant: Tenant, finetune: Finetune) -> None:
     tenant.apply(tenant.job("there", [training(steps=5)], suspend=True))
     assert "there is no FinetuneJob missing" in finetune("status", "missing", code=2)

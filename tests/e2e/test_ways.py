@@ -49,7 +49,7 @@ def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
         assert 0 <= figures[stage]["few/low"] <= figures[stage]["few"] <= figures[stage]["few/high"] <= 1
 
     found = folders(tenant, status, tmp_path)
-    assert set(found) == {"adapter", "model", "onnx"}
+    assert set(found) == {"adapter", "model", "onnx", "report"}
     assert {"config.json", "tokenizer.json"} <= {path.name for path in found["model"].iterdir()}
     assert list(found["model"].glob("*.safetensors"))
     onnxruntime_genai.Model(str(found["onnx"]))
@@ -66,7 +66,7 @@ def test_qlora_is_merged_and_built_too(tenant: Tenant, tmp_path: Path) -> None:
     status = tenant.succeeded(tenant.apply(tenant.job("quantized", [qlora, MERGE, BUILD])))
     assert [stage.name for stage in status.stages] == ["prepare", "qlora", "merge", "builder", "publish"]
     found = folders(tenant, status, tmp_path)
-    assert set(found) == {"adapter", "model", "onnx"}
+    assert set(found) == {"adapter", "model", "onnx", "report"}
     onnxruntime_genai.Model(str(found["onnx"]))
 
 
@@ -74,7 +74,7 @@ def test_model_builder_alone_quantizes_the_input_model(tenant: Tenant, tmp_path:
     status = tenant.succeeded(tenant.apply(tenant.job("build", [BUILD], dataConfigs=[])))
     assert [stage.name for stage in status.stages] == ["prepare", "builder", "publish"]
     found = folders(tenant, status, tmp_path)
-    assert set(found) == {"onnx"}
+    assert set(found) == {"onnx", "report"}
     onnxruntime_genai.Model(str(found["onnx"]))
 
 
@@ -82,7 +82,7 @@ def test_lora_alone_leaves_an_adapter_that_another_job_goes_on_from(tenant: Tena
     first = tenant.succeeded(tenant.apply(tenant.job("first", [training(steps=5)])))
     assert [stage.name for stage in first.stages] == ["prepare", "lora", "publish"]
     found = folders(tenant, first, tmp_path)
-    assert set(found) == {"adapter"}
+    assert set(found) == {"adapter", "report"}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in found["adapter"].iterdir()}
 
     second = tenant.succeeded(tenant.apply(tenant.job("second", [training(steps=5), MERGE])))
