@@ -19,6 +19,7 @@ JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 PODS = "/api/v1/namespaces/{namespace}/pods"
 SECRETS = "/api/v1/namespaces/{namespace}/secrets"
 NAMESPACES = "/api/v1/namespaces"
+APPLY = "application/apply-patch+yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -37,9 +38,11 @@ class Api:
         if token:
             self._session.headers["Authorization"] = token
 
-    def request(self, method: str, path: str, body: Body | None = None, **query: str) -> requests.Response:
-        """One request, whatever it answers."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    def request(
+        self, method: str, path: str, body: Body | None = None, *, kind: str = "", **query: str
+    ) -> requests.Response:
+        """One request, whatever it answers. `kind`: of the body; empty: as the method has it."""
+        kind = kind or ("application/merge-patch+json" if method == "PATCH" else "application/json")
         headers = {"Content-Type": kind} if body is not None else {}
         return self._session.request(method, self.url + path, json=body, headers=headers, params=query, timeout=30)
 
@@ -51,6 +54,10 @@ class Api:
 
     def patch(self, path: str, body: Body) -> Body:
         return self._good(self.request("PATCH", path, body))
+
+    def apply(self, path: str, body: Body) -> Body:
+        """Server-side apply of the whole of `body`, as `kubectl apply --server-side` and Argo CD do it."""
+        return self._good(self.request("PATCH", path, body, kind=APPLY, fieldManager="e2e", force="true"))
 
     def delete(self, path: str, policy: str = "Background") -> None:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
