@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ import requests
 from kubernetes import client, config
 
 Body = dict[str, Any]
+# A real cluster pulls, schedules and starts containers, often on few CPUs: what is waited for may take longer there.
+PATIENCE = float(
+    os.environ.get("FINETUNE_E2E_PATIENCE") or ("3" if os.environ.get("FINETUNE_E2E_CLUSTER") == "1" else "1")
+)
 Found = TypeVar("Found")
 
 FINETUNE_JOBS = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
@@ -84,11 +89,11 @@ class Api:
 
 def wait_for(what: str | Callable[[], str], look: Callable[[], Found | None], seconds: float) -> Found:
     """What `look` finds, as soon as it finds it. Fails after `seconds`, saying what was waited for."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain: {what() if callable(what) else what}")
+            raise AssertionError(f"waited {seconds * PATIENCE:g} s in vain: {what() if callable(what) else what}")
         time.sleep(0.1)

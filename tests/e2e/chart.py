@@ -48,20 +48,21 @@ class Replica:
         self._environment = {**kept, **variables, "KUBECONFIG": str(kubeconfig)}
         self._log = log
         self._stopping = threading.Event()
-        self.starts = 0
         self._process = self._start()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM, as a pod that is deleted gets it."""
         self._stopping.set()
         self._process.terminate()
+
+    def wait(self) -> None:
+        """Return once it has ended."""
+        self._process.wait(timeout=20)
         self._keeper.join(timeout=20)
-        self._process.wait(timeout=15)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self.starts += 1
         command = [sys.executable, "-m", "finetune_operator"]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
@@ -104,13 +105,11 @@ class Installed:
         old, self.replicas = self.replicas, []
         for number in range(deployment["spec"]["replicas"]):
             self.replicas.append(Replica(_variables(deployment, self.namespace, number), self.kubeconfig, self.log))
-        for replica in old:
-            replica.stop()
+        _stop(old)
 
     def remove(self) -> None:
         """Stop the replicas, and take everything out of the cluster again."""
-        for replica in self.replicas:
-            replica.stop()
+        _stop(self.replicas)
         for path in reversed(self.made):
             self.place.api.delete(path)
         self.place.api.delete(f"{NAMESPACES}/{self.namespace}")
@@ -124,11 +123,18 @@ class Installed:
             self.made.append(path)
 
 
+def _stop(replicas: Sequence[Replica]) -> None:
+    for replica in replicas:
+        replica.terminate()
+    for replica in replicas:
+        replica.wait()
+
+
 def values(place: Place, namespaces: Sequence[str]) -> Body:
     """The chart's values: storage that may be on loopback, and a pace for tests. `namespaces` empty: all."""
     return {
         "namespaces": list(namespaces),
-        "trainer": {"lightResources": {"cpu": "100m"}},
+        "trainer": {"lightResources": {"cpu": "100m"}, "pullPolicy": "IfNotPresent"},
         "operator": {
             "allowedHosts": ["127.0.0.1", "localhost"] if place.local else [],
             "leaseSeconds": 6,

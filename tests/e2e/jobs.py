@@ -84,7 +84,7 @@ class Tenant:
                 {
                     "name": "small",
                     "resources": {
-                        "requests": {"cpu": "500m", "memory": "512Mi"},
+                        "requests": {"cpu": "250m", "memory": "512Mi"},
                         "limits": {"cpu": "1", "memory": "4Gi"},
                     },
                 }
