@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import LabelName, ListMap, Model, ObjectName, SecretKey
-from finetune_api.system import SystemTemplate
+from finetune_api.system import ModelCache, SystemTemplate
 
 LabelKey = Annotated[
     str,
@@ -182,6 +182,11 @@ class PodOverlay(Model):
     )
     annotations: Annotated[dict[LabelKey, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)] = (
         Field(default_factory=dict, description="Annotations of the pods. The operator's own win.")
+    )
+    model_cache: ModelCache | None = Field(
+        None,
+        description="A volume that keeps input models: a PersistentVolumeClaim of this name in each job's own "
+        "namespace, so that no tenant reads another's. Default: none.",
     )
     gpu_resource_name: ResourceName | None = Field(
         None,

@@ -18,8 +18,9 @@ from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
 from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.policy import PodOverlay
+from finetune_api.quantity import amount
 from finetune_api.stage import Pins, Prepared
-from finetune_api.system import Resources, Toleration, Topology
+from finetune_api.system import ModelCache, Resources, System, Toleration, Topology
 from finetune_operator.settings import Settings
 
 PLAN_KEY = "plan.json"
@@ -52,8 +53,15 @@ class PodSettings(Model):
     topology: Topology | None = None
     nodes: int | None = None
     processes_per_node: int | None = None
+    model_cache: ModelCache | None = None
     # None where there is nothing in it: plans and Jobs of operators that knew no overlay stay what they are.
     overlay: PodOverlay | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all the pods of one attempt together."""
+        asked = self.resources.limits.get(GPU, self.resources.requests.get(GPU, 0))
+        return int(amount(asked)) * (self.nodes or 1)
 
 
 class PlannedStage(Model):
@@ -165,7 +173,12 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
     """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
-        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings), overlay=overlay)
+        return PodSettings(
+            image=settings.trainer_image,
+            resources=_default_resources(settings),
+            model_cache=_model_cache(stage, None, overlay),
+            overlay=overlay,
+        )
     # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
     together = stage.type in ADAPTER_PASSES and system.world_size() > 1
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
@@ -181,8 +194,16 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
         topology=system.topology,
         nodes=system.nodes if together else None,
         processes_per_node=system.processes() if together else None,
+        model_cache=_model_cache(stage, system, overlay),
         overlay=overlay,
     )
+
+
+def _model_cache(stage: StageOutline, system: System | None, overlay: PodOverlay | None) -> ModelCache | None:
+    """The volume that keeps input models, for stages that read one: the system's own, else the platform's."""
+    if not stage.base:
+        return None
+    return (system.model_cache if system else None) or (overlay.model_cache if overlay else None)
 
 
 def light_pod(spec: JobSpec, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:

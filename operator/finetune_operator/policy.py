@@ -133,6 +133,7 @@ class Tenancy:
             ca_bundle=next((each.ca_bundle for each in overlays if each.ca_bundle), None),
             labels=_merged(each.labels for each in overlays),
             annotations=_merged(each.annotations for each in overlays),
+            model_cache=next((each.model_cache for each in overlays if each.model_cache), None),
             gpu_resource_name=next((each.gpu_resource_name for each in overlays if each.gpu_resource_name), None),
         )
         return None if merged == PodOverlay() else merged
