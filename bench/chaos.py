@@ -245,15 +245,18 @@ async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]
     async with LocalCluster(folder, settings) as cluster:
         await cluster.client.create(CRDS.path(), crd())
         observer = Observer(cluster.client, cluster.s3.folder / "buckets" / "finetune" / "chaos")
-        watching = asyncio.create_task(observer.run())
         chaos = Chaos(cluster, random.Random(seed), observer)
         working = asyncio.create_task(chaos.run(kills))
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-            watching.result()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        # What watches ends by failing; so does a part of the cluster that ends though nobody killed it.
+        watching = [asyncio.create_task(work) for work in (observer.run(), cluster.wait())]
+        await asyncio.wait({working, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        for task in watching if not working.done() else ():
+            if task.done():
+                working.cancel()
+                task.result()
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         return chaos, working.result()
 
 
