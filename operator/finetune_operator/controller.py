@@ -124,11 +124,11 @@ class Controller:
         self._tasks.append(task)
 
     async def stop(self, **_: Any) -> None:
-        """Stop where we are: the next start decides anew."""
+        """Stop where we are: the next start decides anew. The Lease, a task's, is given back once nothing is done."""
+        await self.queue.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.queue.stop()
         await self._probes.close()
         await self.kube.close()
 

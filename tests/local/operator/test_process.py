@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -91,6 +92,25 @@ async def test_a_standby_does_nothing_until_the_leader_dies_and_then_takes_over(
     # A lease and a pause; the rest is a machine with other things to do.
     assert time.monotonic() - begun < 2 * SHORT_LEASE + 2
     await stand.succeeded("after", team)
+
+
+async def test_a_leader_that_is_told_to_end_hands_over_at_once(stand: Stand) -> None:
+    team = await stand.namespace("handed-over")
+    settings = {"lease": "handed-over", "namespace": OWN, "namespaces": team}
+    with_rights = stand.cluster.kubeconfig
+    leader = await stand.operator(with_rights, **settings)
+    await stand.apply("before", team)
+    await wait_for(lambda: stand.status("before", team), bool, leader.log)
+    standby = await stand.operator(with_rights, **settings)
+    begun = time.monotonic()
+    stopping = asyncio.create_task(leader.child.stop())
+    await stand.apply("after", team)
+    await wait_for(lambda: stand.status("after", team), bool, standby.log)
+    # The default lease is of 15 s, and nobody waits for its end.
+    assert time.monotonic() - begun < 8
+    await stopping
+    assert any("is given back" in str(line["message"]) for line in said(leader))
+    await stand.succeeded("before", team)
 
 
 async def test_a_poison_job_stops_nobody_and_is_told_of(stand: Stand) -> None:
