@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import kopf
-
 from finetune_api.quantity import amount
 
 Body = dict[str, Any]
@@ -89,18 +87,3 @@ def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
         return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
     except (KeyError, ValueError):
         return True
-
-
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
-
-    def build(self, **_: Any) -> Any:
-        """Nothing to compare."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""

@@ -18,8 +18,9 @@ from finetune_api import GROUP, PLURAL, VERSION
 from finetune_api.status import Status
 from finetune_operator import labels, logs, places
 from finetune_operator.actions import Create, Outcome, Seen, Stop
-from finetune_operator.caches import Body, Key, NoDiffBase
+from finetune_operator.caches import Body, Key
 from finetune_operator.conditions import FINAL, blocked, broken
+from finetune_operator.kopf_settings import configure
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
@@ -86,17 +87,7 @@ class Controller:
 
     async def start(self, settings: kopf.OperatorSettings, **indices: Any) -> None:
         """Configure kopf, connect, and start the workers; they wait for events, which wait for the indices."""
-        settings.posting.enabled = False
-        settings.persistence.diffbase_storage = NoDiffBase()
-        settings.watching.server_timeout = 5 * 60
-        settings.watching.label_selectors["batch", "v1", "jobs"] = labels.SELECTOR
-        settings.watching.label_selectors["", "v1", "pods"] = labels.SELECTOR
-        settings.watching.chunk_size = 500
-        settings.networking.request_timeout = self.settings.request_timeout
-        settings.networking.connect_timeout = 10
-        # A change should be seen at once; the queue already folds what arrives meanwhile.
-        settings.queueing.batch_window = 0.01
-        settings.queueing.idle_timeout = 1.0
+        configure(settings, self.settings.request_timeout)
         self.watched.start(indices)
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
         self.workloads = Workloads(self.kube)
