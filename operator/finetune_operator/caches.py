@@ -61,10 +61,12 @@ class Echoes:
         return written
 
     def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
-        """The watch has shown `key` as `body`; whether that is what was written here, to the letter."""
+        """The watch has shown `key` as `body`; whether that is no news: what was written here, or older."""
         written = self._jobs.get(key)
-        if written is None or not _is_newer(body, written):
+        if written is None:
             return False
+        if not _is_newer(body, written):
+            return True
         del self._jobs[key]
         return is_same(body, written)
 

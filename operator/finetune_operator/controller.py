@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
 METER_SECONDS = 10.0
-# How long news of a pod waits for more of it: as it starts it changes several times a second.
-POD_NEWS_AFTER = 0.5
+# How long news that is not urgent waits for more of it: as a pod starts it changes several times a second.
+NEWS_AFTER = 0.5
 
 
 class Controller:
@@ -130,7 +130,8 @@ class Controller:
         if not self.watched.heard(key, body) or (body.get("status") or {}).get("phase") in FINAL:
             self.queue.add(key)
         if not places.wants_one(body):
-            await self._give_places(key[0])
+            # The namespace as a whole: once for all that ended meanwhile, as at a restart, which hears of every job.
+            self.queue.add_after((key[0], ""), NEWS_AFTER)
 
     async def on_job(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
         """A Job changed: its owner is looked at, and at once where it ended, since the next stage waits for that."""
@@ -148,7 +149,7 @@ class Controller:
         if any(job["metadata"]["uid"] in owners and has_ended(job) for job in self.watched.jobs_of(key)):
             self.queue.add(key, urgent=True)
         else:
-            self.queue.add_after(key, POD_NEWS_AFTER)
+            self.queue.add_after(key, NEWS_AFTER)
 
     def on_policies(self, namespace: str | None) -> None:
         """Other policies may hold for the jobs of a namespace, or of all."""
@@ -213,6 +214,9 @@ class Controller:
 
     async def work(self, key: Key) -> float | None:
         """Bring one job forward; seconds until it should be looked at again, if it should."""
+        if not key[1]:
+            await self._give_places(key[0])
+            return None
         with self.metrics.reconcile_seconds.time():
             return await self._work(key)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Sized
+from types import MappingProxyType
 from typing import Any
 
 import kopf
@@ -51,7 +52,7 @@ async def test_a_server_that_is_away_for_an_hour_ends_no_watch(
 
     class Answer:
         status = 200
-        headers: dict[str, str] = {}
+        headers = MappingProxyType({})
 
         def raise_for_status(self) -> None:
             return None
