@@ -27,7 +27,7 @@ from finetune_trainer.inspection import (
     read,
     require_samples,
 )
-from finetune_trainer.memory_bound import require_room
+from finetune_trainer.least_memory import require_room
 from finetune_trainer.model_check import CheckedModel, check_model, describe, fits_vocabulary
 from finetune_trainer.model_source import open_model
 from finetune_trainer.result import one_line

@@ -15,7 +15,7 @@ from finetune_api.stage import Reason
 from finetune_api.system import System
 from finetune_trainer.architectures import DEFAULT_TARGETS
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.memory_bound import MEMORY_LABEL, PRODUCT_LABEL, decoder, memory_of, needed, require_room
+from finetune_trainer.least_memory import MEMORY_LABEL, PRODUCT_LABEL, decoder, memory_of, needed, require_room
 
 from .world import World
 
