@@ -312,7 +312,8 @@ def _asks_for_gpu(pod: PodSettings) -> bool:
 def _reads_hub(document: StageDocument) -> bool:
     if any(config.load_dataset_config.is_hub for config in document.data):
         return True
-    return document.input_model is not None and "://" not in document.input_model.model_path
+    model = document.input_model
+    return model is not None and (model.is_hub or model.is_hub_adapter)
 
 
 def _trackers_secret(document: StageDocument) -> str | None:
@@ -326,7 +327,7 @@ def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, s
     """(pvc or configmap, name) of every volume that the stage's model and data lie on."""
     uris = [uri for config in document.data for uri in config.load_dataset_config.uris()]
     if document.input_model:
-        uris.append(document.input_model.model_path)
+        uris += [document.input_model.model_path, document.input_model.adapter_path or ""]
     found: set[tuple[str, str]] = set()
     for uri in uris:
         match = re.match(r"^(pvc|configMap)://([^/]+)/", uri)
