@@ -43,6 +43,7 @@ def prepare_document(owner: Owner, spec: JobSpec, work: Work, pins: Pins | None,
         attempt=attempt,
         log_severity_level=spec.engine.log_severity_level,
         storage=spec.storage,
+        image=work.pod.image,
         input_model=spec.input_model,
         data=[config for config in spec.data_configs if config.name in used],
         pins=pins,
@@ -59,7 +60,7 @@ def stage_document(
     owner: Owner, plan: Plan, stage: PlannedStage, done: Mapping[str, StageStatus], attempt: str
 ) -> StageDocument:
     """What a planned stage is told. `done` holds the stages before it, by name."""
-    spec = plan.job_spec()
+    spec = plan.job_spec
     return StageDocument(
         job=job_ref(owner, plan.generation, plan.run_id),
         stage=stage.name,
@@ -70,6 +71,8 @@ def stage_document(
         evaluator=stage.evaluator,
         log_severity_level=spec.engine.log_severity_level,
         storage=spec.storage,
+        image=stage.pod.image,
+        gpus=stage.pod.gpus,
         input_model=_input_model(spec, stage),
         data=[config for config in spec.data_configs if config.name in stage.data],
         pins=plan.pins,
@@ -102,8 +105,8 @@ def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) 
         type="Probe",
         key=stage.key,
         attempt=attempt,
-        log_severity_level=plan.job_spec().engine.log_severity_level,
-        storage=plan.job_spec().storage,
+        log_severity_level=plan.job_spec.engine.log_severity_level,
+        storage=plan.job_spec.storage,
     )
 
 
@@ -139,8 +142,9 @@ def publish_document(
         type="Publish",
         key=work.key,
         attempt=attempt,
-        log_severity_level=plan.job_spec().engine.log_severity_level,
-        storage=plan.job_spec().storage,
+        log_severity_level=plan.job_spec.engine.log_severity_level,
+        storage=plan.job_spec.storage,
+        image=work.pod.image,
         pins=plan.pins,
         spec=plan.spec,
         stages=[_input(stage.name, done) for stage in plan.stages],
