@@ -14,6 +14,7 @@ from typing import Any
 from finetune_api.lora import ALL_LINEAR, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.problems import problem
+from finetune_api.quantity import amount
 from finetune_api.stage import Reason
 from finetune_api.system import SystemTemplate
 from finetune_trainer.architectures import DEFAULT_TARGETS
@@ -117,19 +118,23 @@ def _rank(config: LoraConfig, name: str) -> int:
     return min([config.r, *config.rank_pattern.values()])
 
 
-def memory_of(system: SystemTemplate) -> int | None:
-    """Bytes of each GPU of `system`, as its nodeSelector names them; None where it does not.
+def memory_of(system: SystemTemplate, load: LoadKwargs) -> int | None:
+    """Bytes of each GPU of `system` that may be used, as its nodeSelector and maxMemory say; None where neither does.
 
     A name such as NVIDIA-A100-SXM4-40GB counts too, with a little more than it says: what is sold as 80 GB has 79.6
     to 80 GiB.
     """
     if not system.gpus():
         return None
+    bound = load.max_memory.gpu if load.max_memory else None
+    known = [] if bound is None else [int(amount(bound))]
     labels = system.node_selector
-    if labels.get(MEMORY_LABEL, "").isdecimal():
-        return int(labels[MEMORY_LABEL]) * _MIB
     named = re.search(r"-(\d+)GB\b", labels.get(PRODUCT_LABEL, ""))
-    return int(named[1]) * _GIB if named else None
+    if labels.get(MEMORY_LABEL, "").isdecimal():
+        known.append(int(labels[MEMORY_LABEL]) * _MIB)
+    elif named:
+        known.append(int(named[1]) * _GIB)
+    return min(known, default=None)
 
 
 def require_room(
@@ -140,7 +145,7 @@ def require_room(
     `model` is its config.json, `longest` the tokens of its longest sample, `path` that of the pass's config. Raises
     StageFailure (OutOfMemory) where a GPU of the system, as its nodeSelector names it, has less.
     """
-    size, there = decoder(model), memory_of(system)
+    size, there = decoder(model), memory_of(system, load)
     if size is None:
         return ""
     ranks = system.world_size()

@@ -121,8 +121,14 @@ def test_what_nobody_knows_refuses_nothing() -> None:
     small = gpu({MEMORY_LABEL: "1"})
     assert require_room({**LLAMA_70B, "model_type": "olmo"}, LoadKwargs(), config(), small, 8, PATH) == ""
     assert require_room({"model_type": "llama"}, LoadKwargs(), config(), small, 8, PATH) == ""
-    assert memory_of(System(name="cpu", node_selector={MEMORY_LABEL: "81559"})) is None
-    assert memory_of(gpu({MEMORY_LABEL: "many", PRODUCT_LABEL: "NVIDIA-L4"})) is None
+    assert memory_of(System(name="cpu", node_selector={MEMORY_LABEL: "81559"}), LoadKwargs()) is None
+    assert memory_of(gpu({MEMORY_LABEL: "many", PRODUCT_LABEL: "NVIDIA-L4"}), LoadKwargs()) is None
+
+
+def test_what_a_process_may_take_bounds_it_too() -> None:
+    bound = LoadKwargs.model_validate({"maxMemory": {"gpu": "20Gi"}})
+    assert memory_of(gpu({MEMORY_LABEL: "81559"}), bound) == memory_of(gpu({}), bound) == 20 << 30
+    assert memory_of(gpu({MEMORY_LABEL: "1024"}), bound) == 1 << 30
 
 
 def test_prepare_refuses_it_with_the_figures(world: World) -> None:
