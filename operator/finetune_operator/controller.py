@@ -123,13 +123,15 @@ class Controller:
         await self._probes.close()
         await self.kube.close()
 
-    async def on_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
+    async def on_finetune_job(
+        self, body: kopf.Body, namespace: str | None, name: str, type: str | None, **_: Any
+    ) -> None:
         """A FinetuneJob changed."""
-        key = (namespace or "", name)
+        key, gone = (namespace or "", name), type == "DELETED"
         # What was written here is no news, except of an end: what it lets be cleaned up is counted from there.
-        if not self.watched.heard(key, body) or (body.get("status") or {}).get("phase") in FINAL:
+        if not self.watched.heard(key, body) or gone or (body.get("status") or {}).get("phase") in FINAL:
             self.queue.add(key)
-        if not places.wants_one(body):
+        if gone or not places.wants_one(body):
             # The namespace as a whole: once for all that ended meanwhile, as at a restart, which hears of every job.
             self.queue.add_after((key[0], ""), NEWS_AFTER)
 
