@@ -21,7 +21,7 @@ from finetune_operator.actions import Create, Outcome, Seen, Stop
 from finetune_operator.caches import Body, Key
 from finetune_operator.conditions import FINAL, blocked, broken
 from finetune_operator.kopf_settings import configure
-from finetune_operator.kube import ApiError, Kube
+from finetune_operator.kube import ApiError, Kube, may_pass
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
@@ -56,7 +56,7 @@ class Controller:
         self._lost_leadership = lost_leadership
         self.kube: Kube
         self.workloads: Workloads
-        self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
+        self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers, may_pass=may_pass)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self.policies = PolicyWatch(self.on_policies)
         self.watched = Watched()
