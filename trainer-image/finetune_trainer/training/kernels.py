@@ -58,14 +58,18 @@ class Kernels:
     reasons: tuple[str, ...]
 
 
-def choose(work: Work, *, liger: bool | None = None) -> Kernels:
-    """The fastest way to do `work`. `liger` says whether liger-kernel is installed; None looks."""
+def choose(work: Work, *, liger: bool | None = None, compiling: bool | None = None) -> Kernels:
+    """The fastest way to do `work`. `liger` says whether liger-kernel is installed; None looks.
+
+    `compiling` says whether layers are compiled where that was verified; None lets the work decide.
+    """
     if work.device != "cuda":
         return Kernels(False, False, False, ("kernels: PyTorch's own, since fused ones need a GPU",))
     installed = find_spec("liger_kernel") is not None if liger is None else liger
     verified = work.architecture in VERIFIED_ARCHITECTURES
     supported = installed and verified
-    compiled = verified and work.uniform and work.flop >= COMPILE_FROM_FLOP
+    pays = work.uniform and work.flop >= COMPILE_FROM_FLOP
+    compiled = verified and (pays if compiling is None else compiling)
     fused_loss = supported and work.plain_head
     return Kernels(
         fused_loss=fused_loss,
@@ -73,7 +77,7 @@ def choose(work: Work, *, liger: bool | None = None) -> Kernels:
         compiled=compiled,
         reasons=(
             _loss_reason(work, installed, supported),
-            _layers_reason(work, supported, compiled),
+            _layers_reason(work, supported, compiled, asked=compiling is not None),
         ),
     )
 
@@ -88,7 +92,9 @@ def _loss_reason(work: Work, installed: bool, supported: bool) -> str:
     return "loss: fused with the output layer (liger-kernel), so that logits are never held at once"
 
 
-def _layers_reason(work: Work, supported: bool, compiled: bool) -> str:
+def _layers_reason(work: Work, supported: bool, compiled: bool, *, asked: bool) -> str:
+    if asked and work.architecture in VERIFIED_ARCHITECTURES:
+        return f"layers: {'compiled' if compiled else 'not compiled'}, as extraArgs.torch_compile says"
     if compiled:
         return f"layers: compiled; equal samples, and {work.flop:.1e} FLOP of work repay the compiler's seconds"
     if work.architecture not in VERIFIED_ARCHITECTURES:
