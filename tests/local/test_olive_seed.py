@@ -1,4 +1,4 @@
-"""The configuration of Olive's that this project comes from, imported and really run, on a tiny model and sample rows."""
+"""The configuration of Olive's that this project comes from, imported and really run on a tiny model."""
 
 from __future__ import annotations
 
