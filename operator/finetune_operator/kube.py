@@ -197,7 +197,8 @@ def in_reach() -> bool:
 
 def _kubeconfig() -> str | None:
     path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    return path if Path(path.split(os.pathsep)[0]).exists() else None
+    # Not Path.exists, which raises for a home that is somebody else's.
+    return path if os.access(path.split(os.pathsep)[0], os.R_OK) else None
 
 
 def _error(status: int, data: bytes) -> ApiError:

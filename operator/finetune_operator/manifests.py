@@ -171,6 +171,7 @@ def _pod_spec(
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
+        **({"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}),
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
         "env": _environment(pod, document, mounted, together),
@@ -221,6 +222,8 @@ def _environment(
         stage.SCRATCH_ENV: f"{SCRATCH}/work",
         stage.SOURCES_ENV: SOURCES,
         "HOME": f"{SCRATCH}/home",
+        # Libraries ask for it, and a user whom the cluster chose has no name in the image.
+        "USER": "finetune",
         "TMPDIR": TEMPORARY,
         # On a busy node a thread per host core is many times slower than a thread per core the pod may use.
         "OMP_NUM_THREADS": str(_threads(pod)),

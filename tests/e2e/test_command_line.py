@@ -12,6 +12,7 @@ import pytest
 
 from finetune_cli.yamltext import documents
 
+from .api import PATIENCE
 from .jobs import MERGE, STEPS, Tenant, training
 
 
@@ -28,7 +29,7 @@ class Finetune:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=180 * PATIENCE,
             check=False,
         )
         assert done.returncode == code, f"finetune {command} {' '.join(words)}: {done.stdout}{done.stderr}"
