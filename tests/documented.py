@@ -1,7 +1,7 @@
 """The documentation's blocks of commands, and whether each is run.
 
-A block is fenced as `sh` where it holds commands, and as `text`, `yaml`, … where it does not; a fence without a language
-is a mistake. A comment before it says what is special:
+A block is fenced as `sh` where it holds commands, and as `text`, `yaml`, … where it does not; a fence without a
+language is a mistake. A comment before it says what is special:
 
     <!-- not run: there is no docker engine where the tests run -->      checked, not run; the reason is for readers too
     <!-- slow -->                                                         run by `make test-all` only
@@ -16,9 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("helm/**/*.md")]
-    if ".venv" not in page.parts
+    page for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "helm/**/*.md") for page in ROOT.glob(pattern)
 )
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^>]*?) -->\n)?(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```",

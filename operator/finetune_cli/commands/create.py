@@ -55,9 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qlora", action="store_true", help="QLoRA instead of LoRA")
     parser.add_argument("--rank", type=int, default=64, metavar="R", help="rank of the adapter (%(default)s)")
     parser.add_argument("--epochs", type=float, default=3, metavar="N", help="(%(default)s)")
-    parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="0 trains on the CPU (%(default)s)"
-    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="0 trains on the CPU (%(default)s)")
     parser.add_argument("--no-onnx", action="store_true", help="end with the merged model")
     add_output(parser)
 

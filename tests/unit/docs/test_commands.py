@@ -19,7 +19,21 @@ from ...documented import PAGES, ROOT, Block, blocks, name
 ALL = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in ALL if block.language == "sh"]
 # The tools that commands may begin with, beside our own.
-TOOLS = {"cd", "docker", "export", "git", "helm", "kind", "kubectl", "make", "python3", "sed", "source"}
+TOOLS = {
+    "cd",
+    "docker",
+    "export",
+    "git",
+    "helm",
+    "kind",
+    "kubectl",
+    "make",
+    "python",
+    "python3",
+    "rclone",
+    "sed",
+    "source",
+}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # A path of this repository, or of what a page's own commands have made.
 PATH = re.compile(r"^(?:docs|examples|deploy|helm|operator|trainer-image|crds|bench|tests)/[\w./-]+$")
@@ -64,7 +78,5 @@ def assert_exists(words: list[str]) -> None:
 def options(command: str) -> set[str]:
     """The options that `finetune COMMAND` takes."""
     assert command in COMMANDS
-    (subparsers,) = [
-        action for action in parser([command])._actions if isinstance(action, argparse._SubParsersAction)
-    ]
+    (subparsers,) = [action for action in parser([command])._actions if isinstance(action, argparse._SubParsersAction)]
     return {option for action in subparsers.choices[command]._actions for option in action.option_strings}
