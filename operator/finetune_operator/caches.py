@@ -62,15 +62,22 @@ class Echoes:
             return shown
         return written
 
-    def heard(self, key: Key, body: Mapping[str, Any]) -> None:
-        """The watch has shown `key` as `body`."""
+    def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
+        """The watch has shown `key` as `body`; whether that is what was written here, to the letter."""
         written = self._jobs.get(key)
-        if written is not None and _is_newer(body, written):
-            del self._jobs[key]
+        if written is None or not _is_newer(body, written):
+            return False
+        del self._jobs[key]
+        return is_same(body, written)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
         self._jobs.pop(key, None)
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two bodies are one object in one version."""
+    return all(one["metadata"].get(name) == other["metadata"].get(name) for name in ("uid", "resourceVersion"))
 
 
 def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
