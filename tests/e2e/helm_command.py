@@ -42,7 +42,7 @@ def main() -> None:
 
 def is_installed(helm: helm_python.Config, release: str) -> bool:
     """Whether the namespace has the release."""
-    return any(found.name == release for found in helm.list())
+    return any(found["name"] == release for found in helm.list())
 
 
 def nested(given: list[str]) -> dict[str, Any]:

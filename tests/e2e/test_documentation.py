@@ -145,6 +145,8 @@ def _environment(folder: Path, cluster: Place) -> dict[str, str]:
         "KUBECONFIG": str(folder / "kubeconfig"),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        # What `finetune report` opens the page with.
+        "BROWSER": "true",
     }
 
 

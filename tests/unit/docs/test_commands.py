@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.main import COMMANDS, parser
+from finetune_cli.main import COMMANDS, command_first, parser
 
 from ...documented import PAGES, ROOT, Block, blocks, name
 
@@ -61,8 +61,8 @@ def test_its_tools_targets_files_and_options_exist(block: Block) -> None:
 
 def assert_exists(words: list[str]) -> None:
     program = words[0].rpartition("/")[2]
-    if words[0] == "kubectl" and words[1] == "finetune":
-        program, words = "finetune", words[1:]
+    if words[:2] == ["kubectl", "finetune"]:
+        program, words = "finetune", ["finetune", *command_first(words[2:])]
     assert [word for word in words if PATH.match(word) and not (ROOT / word).exists()] == []
     if program == "finetune":
         known = options(words[1])
