@@ -202,6 +202,7 @@ def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | No
 
 
 def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) -> StageStatus:
+    same = previous if previous and previous.job == latest.name else None
     return StageStatus(
         name=ticket.stage,
         type=ticket.type,
@@ -211,8 +212,9 @@ def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) ->
         attempts=latest.counted,
         retries=max(0, latest.number - latest.counted),
         started_at=(previous.started_at if previous else None) or latest.created_at,
-        attempted_at=latest.created_at or None,
-        node=previous.node if previous and previous.job == latest.name else None,
+        # As it was written when the Job was asked for: a second more or less would be one more write.
+        attempted_at=(same.attempted_at if same else None) or latest.created_at or None,
+        node=same.node if same else None,
         excluded_nodes=list(previous.excluded_nodes) if previous else [],
     )
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import kopf
-
 from finetune_api.quantity import amount
 
 Body = dict[str, Any]
@@ -63,10 +61,12 @@ class Echoes:
         return written
 
     def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
-        """The watch has shown `key` as `body`; whether that is what was written here, to the letter."""
+        """The watch has shown `key` as `body`; whether that is no news: what was written here, or older."""
         written = self._jobs.get(key)
-        if written is None or not _is_newer(body, written):
+        if written is None:
             return False
+        if not _is_newer(body, written):
+            return True
         del self._jobs[key]
         return is_same(body, written)
 
@@ -89,18 +89,3 @@ def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
         return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
     except (KeyError, ValueError):
         return True
-
-
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
-
-    def build(self, **_: Any) -> Any:
-        """Nothing to compare."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""

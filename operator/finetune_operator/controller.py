@@ -18,8 +18,9 @@ from finetune_api import GROUP, PLURAL, VERSION
 from finetune_api.status import Status
 from finetune_operator import labels, logs, places
 from finetune_operator.actions import Create, Outcome, Seen, Stop
-from finetune_operator.caches import Body, Key, NoDiffBase
+from finetune_operator.caches import Body, Key
 from finetune_operator.conditions import FINAL, blocked, broken
+from finetune_operator.kopf_settings import configure
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
@@ -43,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
 METER_SECONDS = 10.0
-# How long news of a pod waits for more of it: as it starts it changes several times a second.
-POD_NEWS_AFTER = 0.5
+# How long news that is not urgent waits for more of it: as a pod starts it changes several times a second.
+NEWS_AFTER = 0.5
 
 
 class Controller:
@@ -86,17 +87,7 @@ class Controller:
 
     async def start(self, settings: kopf.OperatorSettings, **indices: Any) -> None:
         """Configure kopf, connect, and start the workers; they wait for events, which wait for the indices."""
-        settings.posting.enabled = False
-        settings.persistence.diffbase_storage = NoDiffBase()
-        settings.watching.server_timeout = 5 * 60
-        settings.watching.label_selectors["batch", "v1", "jobs"] = labels.SELECTOR
-        settings.watching.label_selectors["", "v1", "pods"] = labels.SELECTOR
-        settings.watching.chunk_size = 500
-        settings.networking.request_timeout = self.settings.request_timeout
-        settings.networking.connect_timeout = 10
-        # A change should be seen at once; the queue already folds what arrives meanwhile.
-        settings.queueing.batch_window = 0.01
-        settings.queueing.idle_timeout = 1.0
+        configure(settings, self.settings.request_timeout)
         self.watched.start(indices)
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
         self.workloads = Workloads(self.kube)
@@ -124,11 +115,11 @@ class Controller:
         self._tasks.append(task)
 
     async def stop(self, **_: Any) -> None:
-        """Stop where we are: the next start decides anew."""
+        """Stop where we are: the next start decides anew. The Lease, a task's, is given back once nothing is done."""
+        await self.queue.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.queue.stop()
         await self._probes.close()
         await self.kube.close()
 
@@ -139,7 +130,8 @@ class Controller:
         if not self.watched.heard(key, body) or (body.get("status") or {}).get("phase") in FINAL:
             self.queue.add(key)
         if not places.wants_one(body):
-            await self._give_places(key[0])
+            # The namespace as a whole: once for all that ended meanwhile, as at a restart, which hears of every job.
+            self.queue.add_after((key[0], ""), NEWS_AFTER)
 
     async def on_job(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
         """A Job changed: its owner is looked at, and at once where it ended, since the next stage waits for that."""
@@ -157,7 +149,7 @@ class Controller:
         if any(job["metadata"]["uid"] in owners and has_ended(job) for job in self.watched.jobs_of(key)):
             self.queue.add(key, urgent=True)
         else:
-            self.queue.add_after(key, POD_NEWS_AFTER)
+            self.queue.add_after(key, NEWS_AFTER)
 
     def on_policies(self, namespace: str | None) -> None:
         """Other policies may hold for the jobs of a namespace, or of all."""
@@ -222,6 +214,9 @@ class Controller:
 
     async def work(self, key: Key) -> float | None:
         """Bring one job forward; seconds until it should be looked at again, if it should."""
+        if not key[1]:
+            await self._give_places(key[0])
+            return None
         with self.metrics.reconcile_seconds.time():
             return await self._work(key)
 

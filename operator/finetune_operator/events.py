@@ -66,8 +66,8 @@ def _state_events(before: StageStatus | None, after: StageStatus) -> list[Event]
     elif after.type not in LIGHT:
         # What takes a few seconds: that it has begun is no news by the time it is read.
         news[StageState.RUNNING] = ("StageStarted", f"{after.name} runs as Job {after.job}.")
-    if after.type == "Publish":
-        # ArtifactsPublished says it.
+    if after.type in LIGHT:
+        # The first pass' start says it of prepare, and ArtifactsPublished of publish.
         news.pop(StageState.SUCCEEDED)
     return [Event("Normal", *news[after.state])] if after.state in news else []
 

@@ -126,7 +126,7 @@ class Watched:
     # --- what is heard, done and found out
 
     def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
-        """The watch shows a FinetuneJob; whether that is what was written here, to the letter."""
+        """The watch shows a FinetuneJob; whether that is no news: what was written here, or older."""
         return self._echoes.heard(key, body)
 
     def knows_job(self, key: Key, body: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from finetune_operator import controller as shell
 from finetune_operator import labels
 from finetune_operator.controller import Controller
 from finetune_operator.kube import ApiError
+from finetune_operator.policy import read_policy
 from finetune_operator.reporting import merge_patch, shortened
 from finetune_operator.settings import Settings
 from finetune_operator.waiting import NO_POD_AFTER
@@ -338,6 +339,35 @@ async def test_the_end_of_a_job_is_urgent_and_so_is_its_pod_where_that_comes_lat
     scene.controller.watched._jobs = {KEY: [job]}
     await scene.controller.on_pod(**event_of(pod))
     assert added == [True, True]
+
+
+async def test_who_waits_for_a_place_gets_it_when_another_ends() -> None:
+    scene = Scene()
+    policy = read_policy({"metadata": {"name": "team"}, "spec": {"limits": {"maxRunningJobs": 1}}})
+    scene.controller.policies._policies = {"team": [{"metadata": {"uid": "p"}, "policy": policy}]}
+    scene.controller.policies._namespaces = {KEY[0]: [{"metadata": {"uid": "n"}, "labels": {}}]}
+    older = {**scene.world.body(), "status": {"phase": "Running"}}
+    older["metadata"] = {**older["metadata"], "name": "older", "uid": "older"}
+    shown = {KEY: [scene.world.body()], (KEY[0], "older"): [older]}
+
+    async def look() -> None:
+        scene.controller.watched._finetune_jobs = shown
+        await scene.controller.work(KEY)
+        shown[KEY] = [scene.world.body()]
+
+    await look()
+    assert (scene.jobs(), scene.status.phase) == ([], "Queued")
+    older["status"] = {"phase": "Succeeded", "observedGeneration": 1}
+    assert await heard(scene, older) == (1, False)
+    assert (KEY[0], "") in scene.controller.queue._timers
+    await scene.controller.work((KEY[0], ""))
+    assert KEY in scene.controller.queue._waiting
+    await look()
+    assert len(scene.jobs()) == 1
+    scene.controller.queue._waiting.clear()
+    await scene.controller.work((KEY[0], ""))
+    assert scene.controller.queue.depth == 0, "nobody waits any more"
+    scene.controller.queue._cancel_timer((KEY[0], ""))
 
 
 async def test_a_server_that_is_too_busy_refuses_nothing() -> None:

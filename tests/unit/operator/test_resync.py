@@ -125,9 +125,9 @@ def test_a_write_counts_until_the_watch_shows_it() -> None:
     assert echoes.newest(KEY, body(5)) == body(5)
     echoes.wrote(KEY, body(7))
     assert echoes.newest(KEY, body(5)) == body(7)
-    echoes.heard(KEY, body(6))
+    assert echoes.heard(KEY, body(6)), "older than what was written: no news"
     assert echoes.newest(KEY, body(6)) == body(7)
-    echoes.heard(KEY, body(8))
+    assert not echoes.heard(KEY, body(8)), "somebody else wrote"
     assert echoes.newest(KEY, body(6)) == body(6), "it was seen: the watch is right from now on"
 
 
