@@ -8,6 +8,7 @@ watches for ever is stopped once it has shown the end.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from finetune_cli.yamltext import documents
 
 from ..documented import PAGES, ROOT, Block, blocks, name
 from .api import FINETUNE_JOBS, NAMESPACES, SECRETS
@@ -33,6 +36,8 @@ pytestmark = [
 
 NAMESPACE = "team-a"
 JOB = "phi3-emotions"
+STAGES = ("prepare", "lora", "merge", "builder", "evaluate-builder", "publish")
+ARTIFACTS = ("adapter", "model", "onnx", "report")
 FIRST = "docs/quickstart-cluster.md"
 SECONDS = 280
 # Where the example's job finds its inputs.
@@ -42,6 +47,7 @@ ADDRESSES = ("http://127.0.0.1:9100", "http://127.0.0.1:9000", "http://s3.team-a
 TRAINED_FOR_A_MOMENT = {
     "make_base_model.py --out": "make_base_model.py --steps 40 --out",
     "maxSteps: 200": "maxSteps: 20",
+    "evaluateInputModel: true": "evaluateInputModel: false",
     # Such a model is sure of nothing, so quantization often changes its mind.
     "precision: int4\n": "precision: int4\n        minTop1Agreement: 0.6\n",
 }
@@ -79,6 +85,20 @@ class Checkout:
                 check=False,
             )
         assert done.returncode == 0, f"{page}: {done.returncode}\n{log.read_text()[-5000:]}"
+
+    def say(self, command: str, code: int = 0) -> str:
+        """What one command says, which must end with `code`."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout if code == 0 else done.stdout + done.stderr
 
     def changed(self, text: str) -> str:
         """The text with the addresses of this cluster, and no command that never ends."""
@@ -195,6 +215,40 @@ def _runnable(slow: bool) -> list[tuple[str, list[Block]]]:
 @pytest.mark.parametrize(("page", "parts"), [pytest.param(*item, id=item[0]) for item in _runnable(slow=False)])
 def test_its_commands_do_what_they_say(page: str, parts: list[Block], example: Checkout) -> None:
     example.run(page, parts)
+
+
+def test_what_the_commands_say_of_the_finished_job(example: Checkout) -> None:
+    shown = [line.split() for line in example.say("finetune status phi3-emotions").splitlines()]
+    assert [line[0] for line in shown if line[1:2] in (["Succeeded"], ["Reused"])][1:] == list(STAGES)
+    status = json.loads(example.say("finetune status phi3-emotions -o json"))
+    assert status["phase"] == "Succeeded"
+    (read,) = documents(example.say("finetune status phi3-emotions -o yaml"))
+    assert read.value == status
+    assert "20/20 (100 %)" in example.say("finetune logs phi3-emotions --stage lora --tail 20")
+    assert "phi3-emotions: loss by step" in example.say("finetune plot phi3-emotions --width 60")
+    assert len(json.loads(example.say("finetune plot phi3-emotions -o json"))) == 2
+    verdicts = json.loads(example.say("finetune verify ftj/phi3-emotions -o json"))
+    assert [(item["name"], item["faults"]) for item in verdicts] == [(name, []) for name in ARTIFACTS]
+    fetched = json.loads(example.say("finetune download phi3-emotions model --dir fetched -o json"))
+    assert [item["name"] for item in fetched] == ["model"]
+    assert (example.folder / "fetched/model/config.json").is_file()
+    tree = json.loads(example.say("finetune lineage phi3-emotions model -o json"))["model"]
+    (lora,) = [item for item in tree["madeFrom"] if item["name"].startswith("lora")]
+    assert {"data train", "base model Phi3ForCausalLM"} <= {item["name"] for item in lora["madeFrom"]}
+    for asked, found in (("status phi3", [JOB]), ("download phi3-emotions o", ["onnx"]), ("status -n arg", ["argocd"])):
+        assert example.say(f"kubectl __complete finetune {asked} 2>/dev/null").split() == [*found, ":4"]
+
+
+def test_what_is_not_as_published_or_not_there_is_said_by_the_exit_code(example: Checkout) -> None:
+    example.say("finetune download phi3-emotions adapter --dir broken")
+    with (example.folder / "broken/adapter/adapter_config.json").open("a") as file:
+        file.write(" ")
+    assert "BAD lora: adapter_config.json has" in example.say("finetune verify broken/adapter", code=1)
+    assert "there is no FinetuneJob nobody" in example.say("finetune status nobody", code=2)
+    assert "has published no nothing" in example.say("finetune download phi3-emotions nothing", code=2)
+    assert "there is no usable kubeconfig" in example.say("finetune status x --kubeconfig nowhere", code=3)
+    refused = "finetune lineage phi3-emotions --endpoint http://127.0.0.1:1"
+    assert "could not be read at http://127.0.0.1:1" in example.say(refused, code=3)
 
 
 @pytest.mark.slow
