@@ -28,6 +28,7 @@ from finetune_cli.main import COMMANDS, main
         ('{"kind":"else"}', '{"kind":"else"}'),
         ("{broken", "{broken"),
         ("[0.1s] text", "[0.1s] text"),
+        ("0%|  |\r50%|█ |\r100%|██|\r", "100%|██|"),
     ],
 )
 def test_lines_of_progress_are_put_in_words(line: str, words: str) -> None:
