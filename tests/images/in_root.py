@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from finetune_api.stage import RESULT_PATH_ENV
+from finetune_local.processes import MARK
 from finetune_operator.manifests import GROUP_ID, RESULT_FILE
 
 NEW_MOUNTS, NEW_PIDS = 0x20000, 0x20000000
@@ -138,8 +138,9 @@ def become(user: str) -> None:
 def start(image: Path, binds: list[str], words: list[str]) -> None:
     """Replace this process, which is PID 1 already, by the image's entry point."""
     config = json.loads((image / "config.json").read_text())
-    result = os.environ.get(RESULT_PATH_ENV)
-    sandbox = Path(result.removesuffix(RESULT_FILE)) if result else None
+    # A local node starts a container in its pod's folder, and says which container it is.
+    member = os.environ.get(MARK)
+    sandbox = Path.cwd() / "root" / member.rpartition("/")[2] if member else None
     environment = variables(config, os.environ, sandbox)
     root = assemble(image / "rootfs", sandbox, binds)
     os.chroot(root)

@@ -14,7 +14,7 @@ from .pods import stage_objects
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 POLICIES = {item["metadata"]["name"]: item for item in of_kind(render(), "ValidatingAdmissionPolicy")}
-PLURALS = {"Job": "jobs", "ConfigMap": "configmaps"}
+PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services"}
 ENVIRONMENT = celpy.Environment()
 
 
@@ -124,6 +124,22 @@ def test_only_immutable_config_maps() -> None:
     plan = copy.deepcopy(next(body for body in OBJECTS if body["kind"] == "ConfigMap"))
     plan["immutable"] = False
     assert refusals(plan) == ["The finetune-operator may create only immutable ConfigMaps."]
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1"])
+def test_only_headless_services(address: str | None) -> None:
+    service = copy.deepcopy(next(body for body in OBJECTS if body["kind"] == "Service"))
+    service["spec"]["clusterIP"] = address
+    if address is None:
+        del service["spec"]["clusterIP"]
+    assert refusals(service) == ["The finetune-operator may create only headless Services."]
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
+def test_plans_and_services_are_a_finetunejobs_too(kind: str) -> None:
+    body = copy.deepcopy(next(body for body in OBJECTS if body["kind"] == kind))
+    no_owner(body)
+    assert refusals(body) == ["The finetune-operator may create and delete only what a FinetuneJob owns."]
 
 
 def pod_of(job: Body) -> Body:
