@@ -155,7 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET")
     parser.add_argument(
-        "--user", metavar="UID:GID", help="as a cluster that chooses users has it; default: the image's"
+        "--user", metavar="UID:GID", help="as a cluster that chooses users has it"
     )
     parser.add_argument("image", type=Path)
     parser.add_argument("words", nargs=argparse.REMAINDER)
