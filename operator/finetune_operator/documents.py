@@ -58,7 +58,7 @@ def stage_document(
     owner: Owner, plan: Plan, stage: PlannedStage, done: Mapping[str, StageStatus], attempt: str
 ) -> StageDocument:
     """What a planned stage is told. `done` holds the stages before it, by name."""
-    spec = plan.job_spec()
+    spec = plan.job_spec
     return StageDocument(
         job=job_ref(owner, plan.generation, plan.run_id),
         stage=stage.name,
@@ -95,7 +95,7 @@ def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) 
         type="Probe",
         key=stage.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        storage=plan.job_spec.storage,
     )
 
 
@@ -131,7 +131,7 @@ def publish_document(
         type="Publish",
         key=work.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        storage=plan.job_spec.storage,
         image=work.pod.image,
         pins=plan.pins,
         spec=plan.spec,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -92,6 +93,7 @@ class Plan(Model):
     stages: list[PlannedStage]
     light_pod: PodSettings
 
+    @cached_property
     def job_spec(self) -> JobSpec:
         """The spec that the plan was made from."""
         return JobSpec.model_validate(self.spec)
@@ -99,6 +101,11 @@ class Plan(Model):
     def text(self) -> str:
         """The plan as its ConfigMap holds it."""
         return keys.canonical(self.wire()).decode()
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of its content. A plan never changes, and is asked for this at every look at its job."""
+        return keys.digest(json.loads(self.text()))
 
 
 def source_of(raw_spec: Mapping[str, Any]) -> str:
@@ -241,4 +248,4 @@ def kept_pins(spec: JobSpec, previous: Plan | None) -> Pins | None:
 
 def plan_name(job: str, plan: Plan) -> str:
     """The name of the plan's ConfigMap, from its content."""
-    return f"{job[:40].rstrip('-.')}-plan-{keys.digest(json.loads(plan.text()))[:12]}"
+    return f"{job[:40].rstrip('-.')}-plan-{plan.digest[:12]}"
