@@ -154,9 +154,7 @@ def main() -> int:
     """Start it, pass signals on, and end as it ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET")
-    parser.add_argument(
-        "--user", metavar="UID:GID", help="as a cluster that chooses users has it"
-    )
+    parser.add_argument("--user", metavar="UID:GID", help="as a cluster that chooses users has it")
     parser.add_argument("image", type=Path)
     parser.add_argument("words", nargs=argparse.REMAINDER)
     given = parser.parse_args()
