@@ -139,9 +139,9 @@ def test_a_newer_operators_document_is_read_as_far_as_it_is_known() -> None:
         "type": "LoRA",
         "key": "0" * 64,
         "attempt": "a",
-        "storage": {"uri": "s3://b/p"},
+        "storage": {"uri": "s3://bucket/p"},
         "saidByANewerOperator": {"anything": 1},
     }
     assert StageDocument.model_validate(document).stage == "lora"
     with pytest.raises(ValidationError, match="uriOfTheBucket"):
-        StageDocument.model_validate({**document, "storage": {"uri": "s3://b/p", "uriOfTheBucket": "x"}})
+        StageDocument.model_validate({**document, "storage": {"uri": "s3://bucket/p", "uriOfTheBucket": "x"}})
