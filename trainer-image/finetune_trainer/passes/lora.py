@@ -19,6 +19,7 @@ from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization, sharded_model
+from finetune_trainer.adapter_check import continued
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
@@ -42,6 +43,9 @@ TRAINING_LOG = "training_log.jsonl"
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
     config = parse_config(context.document)
+    start = context.inputs.get("adapter")
+    if start:
+        config = continued(config, start)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
@@ -66,6 +70,8 @@ def run(context: StageContext) -> PassOutput:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
+    if start:
+        adapters.go_on_from(adapted, start, str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")

@@ -14,6 +14,7 @@ import torch
 
 from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Tokens
+from finetune_trainer.memory import free_gpu_memory
 from finetune_trainer.report import Reporter
 from finetune_trainer.training.setup import Setup
 
@@ -102,7 +103,7 @@ def passes_together(passes: int, tokens: int, taken: int, free: int) -> int:
 def free_memory(setup: Setup) -> int:
     """Bytes of the GPU's memory that a pass may take, once the optimizer's state has its place."""
     optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
-    return int(torch.cuda.mem_get_info(setup.device)[0]) - optimizer
+    return free_gpu_memory(setup.device) - optimizer
 
 
 def _require(taken: int, free: int) -> int:
