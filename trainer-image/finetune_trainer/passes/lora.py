@@ -21,6 +21,7 @@ from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization, sharded_model
 from finetune_trainer.adapter_check import continued
 from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.data import lengths_of
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
 from finetune_trainer.reporting.card import NAME as CARD
@@ -108,7 +109,7 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
 
 def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
     """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
-    lengths = [max(setup.collate.length or 0, len(sample.ids)) for sample in samples.train]
+    lengths = [max(setup.collate.length or 0, length) for length in lengths_of(samples.train)]
     steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
     chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
