@@ -5,24 +5,27 @@ The figures behind each choice are in docs/performance.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import peft
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from finetune_trainer.training import varlen
+from finetune_trainer.training import split, varlen
 
 # Architectures (model_type of config.json) that were trained with liger-kernel and with compiled layers on a GPU.
 VERIFIED_ARCHITECTURES = frozenset({"phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text"})
 # Compiling takes 6 to 21 seconds and then saves a tenth of the time: about 65 seconds of work of the fastest GPU
 # measured, and minutes of most others', are worth it.
 COMPILE_FROM_FLOP = 3e16
-# Code for rows of any length takes a minute to compile, which seven minutes of the same GPU's work repay.
-COMPILE_ANY_LENGTH_FROM_FLOP = 2e17
+# Rows of any length are compiled twice, for the first and for all others: three minutes of work.
+COMPILE_ANY_LENGTH_FROM_FLOP = 8e16
 # liger-kernel's names; it leaves out what an architecture does not have.
+# PyTorch's own dropout: the compiler's draws each number with a whole round of Philox, of which four could be had.
+_COMPILER: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True}
 _LAYER_KERNELS = ("rope", "rms_norm", "swiglu", "geglu")
 
 
@@ -160,10 +163,12 @@ def apply(model: peft.PeftModel, kernels: Kernels) -> None:
     if kernels.varlen:
         varlen.use(model.get_base_model())
     if kernels.compiled:
+        split.apply(model)
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
-                # Rows of samples side by side have any length: one piece of code for all of them.
-                module.compile(dynamic=kernels.varlen)
+                # Rows of samples side by side have any length: code for the first, and then for all others. Asked for
+                # code for all at once, the compiler takes a minute, since it holds no size for fixed.
+                module.compile(dynamic=None if kernels.varlen else False, options=_COMPILER)
 
 
 def keep_input_type(model: peft.PeftModel) -> None:
