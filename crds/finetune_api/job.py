@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from finetune_api.base import LabelName, ListMap, Model
 from finetune_api.data import DataConfig
 from finetune_api.engine import Engine
 from finetune_api.evaluators import Evaluator
 from finetune_api.model import InputModel
-from finetune_api.passes import Pass
+from finetune_api.passes import ModelBuilderPass, Pass
+from finetune_api.publishing import PublishTarget
 from finetune_api.storage import Storage
 from finetune_api.system import System
 
@@ -34,6 +35,9 @@ class JobSpec(Model):
     )
     engine: Engine = Field(default_factory=Engine, description="What holds for the whole job. Olive: engine.")
     storage: Storage = Field(description="The object storage that outputs are written to.")
+    publish_targets: Annotated[list[PublishTarget], ListMap(), Field(max_length=4)] = Field(
+        default_factory=list, description="Where else artifacts go, once the job has published them."
+    )
     queue_name: LabelName | None = Field(
         None,
         description="The Kueue LocalQueue that stages wait in; its name is a label of theirs. Default: none, they "
@@ -66,3 +70,17 @@ class JobSpec(Model):
         description="The controller that runs this job. Any other than finetune.dev/finetune-operator, such as "
         "kueue.x-k8s.io/multikueue, means that this operator leaves it alone. Default: this operator.",
     )
+
+    @model_validator(mode="after")
+    def _builds_for_the_engines_provider(self) -> Self:
+        """Writes engine.executionProviders into the passes that name none, so that nobody else has to look there."""
+        if self.engine.execution_providers is None:
+            return self
+        chosen = {"execution_provider": self.engine.execution_providers[0]}
+        passes = [
+            item.model_copy(update={"config": item.config.model_copy(update=chosen)})
+            if isinstance(item, ModelBuilderPass) and "execution_provider" not in item.config.model_fields_set
+            else item
+            for item in self.passes
+        ]
+        return self.model_copy(update={"passes": passes})

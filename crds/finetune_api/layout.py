@@ -34,13 +34,18 @@ def report_path(job_uid: str, generation: int) -> str:
 
 
 def data_path(digest: str) -> str:
-    """Where the files that a data pin's digest stands for were found; what is read there is held to the digest."""
+    """Where the files that a pin's digest stands for were found; what is read there is held to the digest."""
     return f"data/{digest}.json"
 
 
 def model_manifest_path(namespace: str, job: str, generation: int) -> str:
     """What a finished job publishes: which stage's output is which artifact."""
     return f"models/{namespace}/{job}/{generation}/manifest.json"
+
+
+def provenance_path(namespace: str, job: str, generation: int) -> str:
+    """The in-toto statement about what a finished job published, beside its manifest."""
+    return f"models/{namespace}/{job}/{generation}/provenance.json"
 
 
 def join(uri: str, path: str) -> str:

@@ -12,7 +12,7 @@ from typing import cast
 from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
-from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
+from finetune_trainer.fetch import fetch_base, fetch_base_adapter, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.training.world import Alone, World
 from finetune_trainer.workplace import Workplace
@@ -53,7 +53,7 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
     context = _fetch(place, world)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock))
+    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock, place.document.gpus))
     manifest = manifest.model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
@@ -91,9 +91,15 @@ def _fetch(place: Workplace, world: World) -> StageContext:
 
 
 def _inputs(place: Workplace) -> tuple[tuple[dict[str, Path], dict[str, Manifest]], Path | None]:
-    """The folders and the manifests of upstream outputs, by role, and the folder of the input model."""
+    """The folders and the manifests of upstream outputs, by role, and the folder of the input model.
+
+    Its adapter is the adapter of a stage that has none from upstream.
+    """
     fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
     folders = {role: folder for role, (folder, _) in fetched.items()}
+    own = fetch_base_adapter(place)
+    if own:
+        folders["adapter"] = own
     return (folders, {role: manifest for role, (_, manifest) in fetched.items()}), fetch_base(place)
 
 
@@ -132,6 +138,7 @@ def _manifest(
         key=document.key,
         attempt=document.attempt,
         job=document.job,
+        image=document.image,
         config=document.config,
         inputs=document.inputs,
         pins=document.pins,
@@ -139,6 +146,7 @@ def _manifest(
         metrics=metrics,
         versions=library_versions(),
         usage=used,
+        gpus=document.gpus,
         started_at=started,
         finished_at=now(),
     )

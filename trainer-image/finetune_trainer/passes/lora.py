@@ -20,14 +20,16 @@ from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization, sharded_model
+from finetune_trainer.adapter_check import continued
 from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.data import lengths_of
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
 from finetune_trainer.reporting.card import NAME as CARD
 from finetune_trainer.reporting.card import stage_card
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 from finetune_trainer.training import kernels, loop, micro_batches
-from finetune_trainer.training.batches import Collator, longest_part
+from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.neftune import add_noise
 from finetune_trainer.training.optimizers import make_optimizer, require_optimizer
 from finetune_trainer.training.plan import Plan
@@ -43,6 +45,9 @@ TRAINING_LOG = "training_log.jsonl"
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
     config = parse_config(context.document)
+    start = context.inputs.get("adapter")
+    if start:
+        config = continued(config, start)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
@@ -67,6 +72,8 @@ def run(context: StageContext) -> PassOutput:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
+    if start:
+        adapters.go_on_from(adapted, start, str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")
@@ -105,10 +112,9 @@ def accelerate(
     setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter
 ) -> tuple[Setup, micro_batches.Passes]:
     """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes."""
-    padded = setup.collate.length or 0
-    shape = kernels.Samples(
-        [max(padded, len(sample.ids)) for sample in samples.train], any(sample.starts for sample in samples.train)
-    )
+    lengths = lengths_of(samples.train)
+    padded = [max(setup.collate.length or 0, length) for length in lengths]
+    shape = kernels.Samples(padded, parts=samples.process.strategy == "pack")
     steps = Plan(shape.lengths, args, setup.world.rank, setup.world.size).total
     mean = sum(shape.lengths) // len(shape.lengths)
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * mean
@@ -121,7 +127,7 @@ def accelerate(
     if setup.device.type == "cuda" and setup.autocast is not None:
         kernels.keep_input_type(setup.model)
     if chosen.varlen:
-        longest = longest_part(chain(samples.train, samples.held_out))
+        longest = max(chain(lengths, lengths_of(samples.held_out)))
         setup = replace(setup, collate=replace(setup.collate, side_by_side=longest))
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))

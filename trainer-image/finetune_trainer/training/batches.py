@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,7 @@ class Collator:
     With `packed`, and wherever a sample has parts, these are told apart by positions that begin at 0 in each, padding
     included: transformers lets no token attend beyond its part then, so that no mask over padding is needed either.
 
-    With `side_by_side`, the length of the longest sample or part there is, nothing is padded: all samples lie in one
+    With `side_by_side`, the length of the longest sample there is, nothing is padded: all samples lie in one
     row, for an attention that is told where each begins (`varlen`).
     """
 
@@ -111,12 +110,6 @@ def _starts(samples: Sequence[Tokens]) -> list[int]:
     return starts
 
 
-def longest_part(samples: Iterable[Tokens]) -> int:
-    """The length of the longest part of `samples` in tokens; a sample without parts is one."""
-    bounds = ((*(sample.starts or (0,)), len(sample.ids)) for sample in samples)
-    return max(stop - start for each in bounds for start, stop in pairwise(each))
-
-
 @dataclass(frozen=True)
 class Batch:
     """Samples of one forward pass: `input_ids`, `labels`, `attention_mask` and `position_ids` are [samples, width] of
@@ -124,7 +117,7 @@ class Batch:
 
     `tokens` counts those that are no padding, `learned` the positions that the loss is over; both are known on
     the CPU, so that no step has to ask the device. Samples side by side are [1, tokens]; `bounds` are then where each
-    part begins, and the end, [parts + 1] of int32, and `longest` is the most tokens that a part of any batch has.
+    part begins, and the end, [parts + 1] of int32, and `longest` is at least the tokens that a part of any batch has.
     """
 
     input_ids: torch.Tensor

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from itertools import chain
 
 import torch
 
 from finetune_api.training import TrainingArgs
-from finetune_trainer.data import Tokens
+from finetune_trainer.data import Tokens, lengths_of
+from finetune_trainer.memory import free_gpu_memory
 from finetune_trainer.report import Reporter
+from finetune_trainer.training.meter import peak_memory
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.world import World
 
@@ -125,15 +128,21 @@ def fitted(
 ) -> Passes:
     """What a forward pass takes; `args.per_device_train_batch_size` samples on a CPU.
 
-    Does one forward and backward pass over the longest samples, and logs its peak. Where it does not fit, passes
-    get smaller (autoBatchSize) and then activations are computed again (`recompute`, unless gradientCheckpointing
-    decides it); where it fits, a step's equal samples are joined, and any that lie side by side. Raises torch's
-    OutOfMemoryError where neither helps.
+    Does one forward and backward pass over the longest samples, and logs its peak: memory that is too small shows
+    before anything is learned. On a GPU where it does not fit, passes get smaller (autoBatchSize) and then
+    activations are computed again (`recompute`, unless gradientCheckpointing decides it); where it fits, a step's
+    equal samples are joined, and any that lie side by side. Raises torch's OutOfMemoryError where neither helps.
     """
     planned = args.per_device_train_batch_size
+    lengths = lengths_of(samples)
+    longest = [samples[index] for index in nlargest(planned, range(len(samples)), key=lengths.__getitem__)]
     if setup.device.type != "cuda":
+        _one_pass(setup, longest)
+        peak = peak_memory(setup.device) / 2**20
+        report.log(
+            f"a forward and backward pass over the longest {len(longest)} samples: at most {peak:.0f} MiB so far"
+        )
         return Passes(planned)
-    longest = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)[:planned]
     free = free_memory(setup)
     fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
     tokens = setup.collate.tokens(longest[: fit.size])
@@ -147,17 +156,17 @@ def fitted(
         report.log("activations: computed again in the backward pass, since memory asks for it")
     if not args.auto_batch_size or fit.size < planned:
         return Passes(fit.size)
-    return joined(setup, samples, args, Fill(tokens, fit.taken, free), report)
+    return joined(setup, lengths, args, Fill(tokens, fit.taken, free), report)
 
 
-def joined(setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, fill: Fill, report: Reporter) -> Passes:
+def joined(setup: Setup, lengths: Sequence[int], args: TrainingArgs, fill: Fill, report: Reporter) -> Passes:
     """Passes of more than the planned samples, where memory allows and the GPU has use for them."""
     planned, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
     if setup.collate.side_by_side is not None:
         tokens = max(fill.tokens, min(ENOUGH_TOKENS, fill.room()))
         report.log(f"passes: samples lie side by side, up to {tokens} tokens of a step in each pass")
         return Passes(planned, tokens)
-    uniform = len({setup.collate.tokens([sample]) for sample in samples}) == 1
+    uniform = len({max(setup.collate.length or 0, length) for length in lengths}) == 1
     if not uniform or args.group_by_length or passes == 1:
         return Passes(planned)
     together = passes_together(passes, fill)
@@ -191,7 +200,7 @@ def passes_together(passes: int, fill: Fill) -> int:
 def free_memory(setup: Setup) -> int:
     """Bytes of the GPU's memory that a pass may take, once the optimizer's state has its place."""
     optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
-    return int(torch.cuda.mem_get_info(setup.device)[0]) - optimizer
+    return free_gpu_memory(setup.device) - optimizer
 
 
 def _require(taken: int, free: int) -> int:
@@ -201,18 +210,23 @@ def _require(taken: int, free: int) -> int:
 
 
 def _bytes_of_one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
-    """Peak memory of a pass over `samples` beyond what was held before it; random state and gradients are as before."""
+    """Peak memory of a pass over `samples` beyond what was held before it."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(setup.device)
     held = torch.cuda.memory_allocated(setup.device)
+    _one_pass(setup, samples)
+    taken = torch.cuda.max_memory_allocated(setup.device) - held
+    torch.cuda.empty_cache()
+    return int(taken)
+
+
+def _one_pass(setup: Setup, samples: Sequence[Tokens]) -> None:
+    """Forward and backward over `samples`; random state and gradients are as before."""
     setup.model.train()
     try:
-        with torch.random.fork_rng(devices=[setup.device]):
+        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             batch = setup.collate(samples)
             setup.loss(batch, max(1, batch.learned)).backward()
     finally:
         for parameter in setup.trained():
             parameter.grad = None
-    taken = torch.cuda.max_memory_allocated(setup.device) - held
-    torch.cuda.empty_cache()
-    return int(taken)

@@ -28,7 +28,7 @@ from transformers import (
 from finetune_api.data import PreProcessDataConfig
 from finetune_trainer.data import Sample, Tokens, arrange, tokenize
 from finetune_trainer.training import kernels, varlen
-from finetune_trainer.training.batches import Collator, longest_part
+from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.micro_batches import by_tokens, split_up
 from finetune_trainer.training.setup import Setup
 
@@ -114,7 +114,7 @@ def test_samples_side_by_side_have_the_loss_of_each_alone(name: str, monkeypatch
     monkeypatch.setattr(varlen, "varlen_attn", plain_attention)
     varlen.use(model)
     for samples in (lines, packs):
-        setup = Setup(model, cpu, None, Collator(0, side_by_side=longest_part(samples)))
+        setup = Setup(model, cpu, None, Collator(0, side_by_side=max(len(sample.ids) for sample in samples)))
         found, found_learned, found_gradients = total_loss(setup, samples, 5)
         assert found_learned == learned
         assert found == pytest.approx(alone, rel=1e-5)
