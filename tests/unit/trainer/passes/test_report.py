@@ -29,7 +29,7 @@ from finetune_trainer.reporting.page import page
 from finetune_trainer.store import ArtifactStore
 from finetune_trainer.workplace import Workplace
 
-from ....recompute import differences, recomputed, shown
+from ....recompute import asked_again, differences, recomputed, shown, status_differences
 from ..finished_run import finished_run
 
 HOSTILE = "<script>alert(1)</script>'\"><img src=http://evil.example/x>"
@@ -90,14 +90,33 @@ def report(
     return root / f"stages/{'9' * 64}/p1", {name: item.output.metrics for name, item in ran.items()}
 
 
-def test_report_status_and_a_recount_of_the_published_rows_agree(report: tuple[Path, dict[str, Any]]) -> None:
+def test_report_status_and_a_recount_of_the_published_rows_agree(
+    report: tuple[Path, dict[str, Any]], built: Any
+) -> None:
     folder, metrics = report
     assert differences(folder) == []
+    stages = [{"name": stage, "metrics": figures} for stage, figures in metrics.items()]
+    assert status_differences(folder, stages) == []
+    assert asked_again(folder, built.folder, "evaluate-onnx", 8) == []
     counted = recomputed(folder)
     assert set(counted) == {("evaluate-input", "tone"), ("evaluate-onnx", "tone")}
-    assert counted == shown(folder) == {(stage, "tone"): metrics[stage]["tone"] for stage, _ in counted}
+    assert {name: said[""] for name, said in counted.items()} == shown(folder)
     card = (folder / "README.md").read_text()
     assert f"| ONNX model | tone | {100 * metrics['evaluate-onnx']['tone']:.1f} %" in card
+
+
+def test_a_recount_notices_one_other_answer(report: tuple[Path, dict[str, Any]], built: Any, tmp_path: Path) -> None:
+    folder, metrics = report
+    changed = tmp_path / "report"
+    shutil.copytree(folder, changed)
+    rows = changed / "predictions/evaluate-onnx/tone.jsonl"
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    line = next(line for line in lines if line["correct"])
+    line["answer"] = "another"
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages = [{"name": stage, "metrics": figures} for stage, figures in metrics.items()]
+    assert len(differences(changed)) == len(asked_again(changed, built.folder, "evaluate-onnx", 8)) == 1
+    assert status_differences(changed, stages)[0].startswith("evaluate-onnx tone: status ")
 
 
 class Page(HTMLParser):
