@@ -31,10 +31,10 @@ local: $(ENV) ## keep a local cluster in the foreground, for kubectl
 	@$(BIN)/finetune local
 
 test: lint ## lint and the default suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: lint ## lint and every test, the slow ones too
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(ENV) ## style, types and layers
 	$(BIN)/ruff check .

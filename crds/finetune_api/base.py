@@ -91,3 +91,10 @@ class SecretRef(Model):
     """A Secret in the job's own namespace."""
 
     name: ObjectName = Field(description="The Secret's name, in the job's own namespace.")
+
+
+class ConfigMapKeyRef(Model):
+    """One key of a ConfigMap in the job's own namespace."""
+
+    name: ObjectName = Field(description="The ConfigMap's name, in the job's own namespace.")
+    key: SecretKey = Field("ca.crt", description="The key in the ConfigMap's data.")

@@ -12,6 +12,7 @@ from finetune_api.engine import Engine
 from finetune_api.evaluators import Evaluator
 from finetune_api.model import InputModel
 from finetune_api.passes import Pass
+from finetune_api.publishing import PublishTarget
 from finetune_api.storage import Storage
 from finetune_api.system import System
 
@@ -34,6 +35,9 @@ class JobSpec(Model):
     )
     engine: Engine = Field(default_factory=Engine, description="What holds for the whole job. Olive: engine.")
     storage: Storage = Field(description="The object storage that outputs are written to.")
+    publish_targets: Annotated[list[PublishTarget], ListMap(), Field(max_length=4)] = Field(
+        default_factory=list, description="Where else artifacts go, once the job has published them."
+    )
     queue_name: LabelName | None = Field(
         None,
         description="The Kueue LocalQueue that stages wait in; its name is a label of theirs. Default: none, they "

@@ -43,6 +43,11 @@ def model_manifest_path(namespace: str, job: str, generation: int) -> str:
     return f"models/{namespace}/{job}/{generation}/manifest.json"
 
 
+def provenance_path(namespace: str, job: str, generation: int) -> str:
+    """The in-toto statement about what a finished job published, beside its manifest."""
+    return f"models/{namespace}/{job}/{generation}/provenance.json"
+
+
 def join(uri: str, path: str) -> str:
     """`uri` with `path` below it: one slash between them, whatever `uri` ends with."""
     return f"{uri.rstrip('/')}/{path}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import LabelName, ListMap, Model, ObjectName, SecretKey
-from finetune_api.system import SystemTemplate
+from finetune_api.system import ModelCache, SystemTemplate
 
 LabelKey = Annotated[
     str,
@@ -111,7 +111,7 @@ class Allowed(Model):
 
 
 class Limits(Model):
-    """What a stage may take at most."""
+    """What a stage, and a namespace's jobs together, may take at most."""
 
     max_gpus: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         None,
@@ -120,6 +120,11 @@ class Limits(Model):
     )
     max_nodes: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="Pods that a stage is spread over (systems[].nodes). Default: no limit."
+    )
+    max_running_jobs: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="Jobs of each namespace that run at the same time; the others are Queued, and the oldest goes "
+        "next. Default: no limit.",
     )
 
 
@@ -183,6 +188,11 @@ class PodOverlay(Model):
     annotations: Annotated[dict[LabelKey, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)] = (
         Field(default_factory=dict, description="Annotations of the pods. The operator's own win.")
     )
+    model_cache: ModelCache | None = Field(
+        None,
+        description="A volume that keeps input models: a PersistentVolumeClaim of this name in each job's own "
+        "namespace, so that no tenant reads another's. Default: none.",
+    )
     gpu_resource_name: ResourceName | None = Field(
         None,
         description="What the cluster calls the GPUs that jobs ask for as nvidia.com/gpu, e.g. nvidia.com/gpu.shared. "
@@ -198,7 +208,9 @@ class PolicySpec(Model):
         description="By their labels, the namespaces whose jobs it holds for; an empty one selects all.",
     )
     allow: Allowed = Field(default_factory=Allowed, description="What jobs may name.")
-    limits: Limits = Field(default_factory=Limits, description="What a stage may take at most.")
+    limits: Limits = Field(
+        default_factory=Limits, description="What a stage, and a namespace's jobs together, may take at most."
+    )
     allow_remote_code: bool = Field(
         False,
         description="Let jobs run Python code that comes with a model (trustRemoteCode). All policies of a namespace "

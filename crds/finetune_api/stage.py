@@ -30,7 +30,14 @@ RENDEZVOUS_ENV = "FINETUNE_RENDEZVOUS"
 RENDEZVOUS_PORT = 29400
 SCRATCH_ENV = "FINETUNE_SCRATCH"
 STORAGE_CREDENTIALS_ENV = "FINETUNE_STORAGE_CREDENTIALS"
+# The service account's token for spec.storage.webIdentity, and the certificates of spec.storage.caBundleRef: files.
+STORAGE_TOKEN_ENV = "FINETUNE_STORAGE_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)
+STORAGE_CA_ENV = "FINETUNE_STORAGE_CA_FILE"
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN_FILE"  # noqa: S105  (the name of a variable that names a file)
+# A folder that holds NAME/token for each publish target.
+PUBLISH_TOKENS_ENV = "FINETUNE_PUBLISH_TOKENS"
+MODEL_CACHE_ENV = "FINETUNE_MODEL_CACHE"
+MODEL_CACHE_BYTES_ENV = "FINETUNE_MODEL_CACHE_BYTES"
 SOURCES_ENV = "FINETUNE_SOURCES"
 TRACKERS_ENV = "FINETUNE_TRACKERS"
 
@@ -118,30 +125,30 @@ class Pins(Model):
 class JobRef(Model):
     """The FinetuneJob that a stage belongs to."""
 
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-    run_id: str = ""
+    namespace: str = Field(description="Its namespace.")
+    name: str = Field(description="Its name.")
+    uid: str = Field(description="Its uid, which tells it from later jobs of the same name.")
+    generation: int = Field(description="The generation of its spec.")
+    run_id: str = Field("", description="Its spec.runId.")
 
 
 class StageInput(Model):
     """An upstream stage's output: which manifest, and the digest that it must have."""
 
-    stage: StageName
-    key: Digest
-    digest: Digest
+    stage: StageName = Field(description="The upstream stage's name.")
+    key: Digest = Field(description="Its content key.")
+    digest: Digest = Field(description="sha256 of its manifest.")
 
 
 class Artifact(Model):
     """A stage's output as the published model manifest and the status name it."""
 
-    name: Annotated[str, StringConstraints(max_length=32)]
-    stage: StageName
-    key: Digest
-    digest: Digest
+    name: Annotated[str, StringConstraints(max_length=32)] = Field(description="adapter, model, onnx or report.")
+    stage: StageName = Field(description="The stage that made it.")
+    key: Digest = Field(description="That stage's content key.")
+    digest: Digest = Field(description="sha256 of its manifest.")
     attempt: AttemptId | None = Field(None, description="Filled in by publish, from the stage's manifest.")
-    bytes: Size = 0
+    bytes: Size = Field(0, description="Size of its files together.")
 
 
 class StageDocument(Model):
@@ -160,6 +167,10 @@ class StageDocument(Model):
         None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
     )
     storage: Storage
+    image: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, description="The image that the pod was given, as its reference says it."
+    )
+    gpus: Annotated[int, Field(ge=0, le=100_000)] = Field(0, description="GPUs of all the attempt's pods together.")
     input_model: InputModel | None = Field(None, description="Where the stage reads the job's input model.")
     data: list[DataConfig] = Field(default_factory=list)
     pins: Pins | None = None
@@ -227,38 +238,61 @@ class StageResult(Model):
 class ManifestFile(Model):
     """One file of a stage's output. `path` is relative to the attempt's folder."""
 
-    path: Annotated[str, StringConstraints(min_length=1, max_length=512)]
-    size: Size
-    sha256: Digest
+    path: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
+        description="Relative to the attempt's folder, with slashes, without `.` and `..`."
+    )
+    size: Size = Field(description="Bytes.")
+    sha256: Digest = Field(description="sha256 of its content.")
 
 
 class Manifest(Model):
-    """The commit of a stage: `stages/<key>/manifest.json`. Its own sha256 is the stage's digest."""
+    """The commit of a stage: `stages/<key>/manifest.json`. Its own sha256 is the stage's digest.
 
-    version: Literal[1] = 1
-    stage: StageName
-    type: str
-    key: Digest
-    attempt: AttemptId
-    job: JobRef
-    config: dict[str, Any] = Field(default_factory=dict)
-    inputs: dict[str, StageInput] = Field(default_factory=dict)
-    pins: Pins | None = None
-    files: list[ManifestFile]
-    metrics: dict[str, float] = Field(default_factory=dict)
-    verified: Verified | None = Field(None, description="How the output was verified, where its pass does.")
-    versions: dict[str, str] = Field(default_factory=dict)
-    usage: dict[str, float] = Field(
-        default_factory=dict, description="seconds, memory_bytes (peak of the process), gpu_memory_bytes."
+    Version 2 added image and gpus. What version 1 says means the same in version 2, and both are read.
+    """
+
+    version: Literal[1, 2] = Field(2, description="Of this format; a reader knows all versions up to its own.")
+    stage: StageName = Field(description="The stage's name in its job: a pass's, publish, ….")
+    type: str = Field(description="The pass's type: LoRA, MergeAdapterWeights, ModelBuilder, Evaluate, Publish, ….")
+    key: Digest = Field(description="The content key: equal keys compute the same thing.")
+    attempt: AttemptId = Field(description="The attempt whose folder holds the files.")
+    job: JobRef = Field(description="The FinetuneJob that had it computed; others may have reused it since.")
+    image: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, description="The image that computed it, as the pod's reference said it. Since version 2."
     )
-    started_at: str
-    finished_at: str
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="The pass's or evaluator's whole configuration, defaults written out."
+    )
+    inputs: dict[str, StageInput] = Field(
+        default_factory=dict, description="By role, the outputs that it was made from, each by its manifest's sha256."
+    )
+    pins: Pins | None = Field(None, description="The input model and the data, by digest.")
+    files: list[ManifestFile] = Field(description="Every file, and no others.")
+    metrics: dict[str, float] = Field(default_factory=dict, description="Its figures; names end in their unit.")
+    verified: Verified | None = Field(None, description="How the output was verified, where its pass does.")
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="Version of the interpreter and of each library that may change the result."
+    )
+    usage: dict[str, float] = Field(
+        default_factory=dict,
+        description="What it took: seconds, memory_bytes (peak of the process), gpu_memory_bytes, and, where it had "
+        "GPUs, gpu_seconds (seconds x gpus).",
+    )
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of all its pods together. Since version 2.")
+    started_at: str = Field(description="When the attempt began to work, RFC 3339 in UTC.")
+    finished_at: str = Field(description="When its files were in the store, RFC 3339 in UTC.")
 
 
 class ModelManifest(Model):
-    """What a finished job publishes: `models/<namespace>/<job>/<generation>/manifest.json`."""
+    """What a finished job publishes: `models/<namespace>/<job>/<generation>/manifest.json`.
 
-    version: Literal[1] = 1
-    job: JobRef
-    artifacts: list[Artifact]
-    pins: Pins
+    Version 2 added provenance. What version 1 says means the same in version 2, and both are read.
+    """
+
+    version: Literal[1, 2] = Field(2, description="Of this format; a reader knows all versions up to its own.")
+    job: JobRef = Field(description="The FinetuneJob, and its generation.")
+    artifacts: list[Artifact] = Field(description="What it published.")
+    pins: Pins = Field(description="The input model and the data, by digest.")
+    provenance: Digest | None = Field(
+        None, description="sha256 of provenance.json beside this manifest, an in-toto statement. Since version 2."
+    )

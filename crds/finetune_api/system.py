@@ -69,6 +69,25 @@ class Topology(Model):
     )
 
 
+class ModelCache(Model):
+    """Where pods keep input models of hub and store between stages and jobs: a volume of the job's own namespace.
+
+    With a StorageClass of local disks it is the node's; with one that many nodes may write, all of them share it.
+    """
+
+    claim_name: ObjectName = Field(
+        description="A PersistentVolumeClaim of the job's namespace, mounted into stages that read the input model."
+    )
+    max_size: QuantityValue = Field(
+        "100Gi",
+        description="How much it may hold, e.g. 200Gi; the models not used for longest go first, never one in use.",
+    )
+
+    def limit(self) -> int:
+        """maxSize in bytes."""
+        return int(quantity.amount(self.max_size))
+
+
 class SystemTemplate(Model):
     """All that can be said of a place where stages run: by a job, or by the platform in a FinetunePolicy."""
 
@@ -91,6 +110,9 @@ class SystemTemplate(Model):
     runtime_class_name: ObjectName | None = Field(None, description="Runtime class of the pods.")
     workload_priority_class: LabelName | None = Field(
         None, description="Kueue's WorkloadPriorityClass of the stages, where the job names a queue. Default: none."
+    )
+    model_cache: ModelCache | None = Field(
+        None, description="A volume that keeps input models. Default: the platform's (pods.modelCache), else none."
     )
     topology: Topology | None = Field(
         None, description="Where Kueue puts the pods of a stage, where the job names a queue. Default: anywhere."

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import kopf
-
 from finetune_api.quantity import amount
 
 Body = dict[str, Any]
@@ -62,15 +60,24 @@ class Echoes:
             return shown
         return written
 
-    def heard(self, key: Key, body: Mapping[str, Any]) -> None:
-        """The watch has shown `key` as `body`."""
+    def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
+        """The watch has shown `key` as `body`; whether that is no news: what was written here, or older."""
         written = self._jobs.get(key)
-        if written is not None and _is_newer(body, written):
-            del self._jobs[key]
+        if written is None:
+            return False
+        if not _is_newer(body, written):
+            return True
+        del self._jobs[key]
+        return is_same(body, written)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
         self._jobs.pop(key, None)
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two bodies are one object in one version."""
+    return all(one["metadata"].get(name) == other["metadata"].get(name) for name in ("uid", "resourceVersion"))
 
 
 def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
@@ -82,18 +89,3 @@ def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
         return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
     except (KeyError, ValueError):
         return True
-
-
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
-
-    def build(self, **_: Any) -> Any:
-        """Nothing to compare."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""

@@ -41,6 +41,7 @@ def prepare_document(owner: Owner, spec: JobSpec, work: Work, pins: Pins | None,
         key=work.key,
         attempt=attempt,
         storage=spec.storage,
+        image=work.pod.image,
         input_model=spec.input_model,
         data=[config for config in spec.data_configs if config.name in used],
         pins=pins,
@@ -57,7 +58,7 @@ def stage_document(
     owner: Owner, plan: Plan, stage: PlannedStage, done: Mapping[str, StageStatus], attempt: str
 ) -> StageDocument:
     """What a planned stage is told. `done` holds the stages before it, by name."""
-    spec = plan.job_spec()
+    spec = plan.job_spec
     return StageDocument(
         job=job_ref(owner, plan.generation, plan.run_id),
         stage=stage.name,
@@ -67,6 +68,8 @@ def stage_document(
         config=stage.config,
         evaluator=stage.evaluator,
         storage=spec.storage,
+        image=stage.pod.image,
+        gpus=stage.pod.gpus,
         input_model=spec.input_model if stage.base else None,
         data=[config for config in spec.data_configs if config.name in stage.data],
         pins=plan.pins,
@@ -92,7 +95,7 @@ def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) 
         type="Probe",
         key=stage.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        storage=plan.job_spec.storage,
     )
 
 
@@ -128,7 +131,8 @@ def publish_document(
         type="Publish",
         key=work.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        storage=plan.job_spec.storage,
+        image=work.pod.image,
         pins=plan.pins,
         spec=plan.spec,
         stages=[_input(stage.name, done) for stage in plan.stages],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from finetune_api.policy import PodOverlay
 from finetune_api.quantity import amount
 from finetune_api.stage import StageDocument
 from finetune_operator import labels, rendezvous
+from finetune_operator.mounts import SCRATCH, SOURCES, Mounted, mounts
 from finetune_operator.owner import Owner
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
 from finetune_operator.rendezvous import END_BY_DISRUPTION, IGNORE_DISRUPTIONS
@@ -22,16 +23,7 @@ Manifest = dict[str, Any]
 
 CONTAINER = "trainer"
 RESULT_FILE = "/dev/termination-log"
-SCRATCH = "/scratch"
 TEMPORARY = f"{SCRATCH}/temporary"
-RUN = "/var/run/finetune"
-STORAGE_CREDENTIALS = f"{RUN}/storage"
-HUB = f"{RUN}/hub"
-SOURCES = f"{RUN}/sources"
-TRACKERS = f"{RUN}/trackers"
-CERTIFICATES = f"{RUN}/certificates"
-# Each library that opens a connection of the trainer has its own variable for the certificates it trusts.
-CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # The group that owns mounted Secrets; the images' user is in it.
 GROUP_ID = 65532
 
@@ -175,13 +167,14 @@ def _pod_spec(
     pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
 ) -> Manifest:
     overlay = pod.overlay or PodOverlay()
-    volumes, mounts = _volumes(document, spec, settings.scratch_size, gpu=_asks_for_gpu(pod), overlay=overlay)
+    mounted = mounts(pod, document, spec, settings.scratch_size)
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
+        **({"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}),
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
-        "env": _environment(pod, document, spec, together),
+        "env": _environment(pod, document, mounted, together),
         "resources": _resources(pod, overlay),
         "terminationMessagePath": RESULT_FILE,
         "terminationMessagePolicy": "File",
@@ -190,7 +183,7 @@ def _pod_spec(
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": mounts,
+        "volumeMounts": [item.mount() for item in mounted],
     }
     result: Manifest = {
         "restartPolicy": "Never",
@@ -204,7 +197,7 @@ def _pod_spec(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [item.volume() for item in mounted],
     }
     optional: Manifest = {
         "nodeSelector": dict(pod.node_selector),
@@ -218,15 +211,19 @@ def _pod_spec(
 
 
 def _environment(
-    pod: PodSettings, document: StageDocument, spec: JobSpec, together: Mapping[str, str]
+    pod: PodSettings, document: StageDocument, mounted: Sequence[Mounted], together: Mapping[str, str]
 ) -> list[Manifest]:
+    overlay = pod.overlay or PodOverlay()
     values = {
+        **{variable.name: variable.value for variable in overlay.env},
         # Kubernetes expands $(NAME) in values and makes $$ one $; a template may hold either.
         stage.STAGE_ENV: document.model_dump_json(exclude_none=True).replace("$", "\\u0024"),
         stage.RESULT_PATH_ENV: RESULT_FILE,
         stage.SCRATCH_ENV: f"{SCRATCH}/work",
         stage.SOURCES_ENV: SOURCES,
         "HOME": f"{SCRATCH}/home",
+        # Libraries ask for it, and a user whom the cluster chose has no name in the image.
+        "USER": "finetune",
         "TMPDIR": TEMPORARY,
         # On a busy node a thread per host core is many times slower than a thread per core the pod may use.
         "OMP_NUM_THREADS": str(_threads(pod)),
@@ -235,24 +232,9 @@ def _environment(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         **together,
+        **{name: value for item in mounted for name, value in item.variables.items()},
     }
-    if spec.storage.credentials_secret_ref:
-        values[stage.STORAGE_CREDENTIALS_ENV] = STORAGE_CREDENTIALS
-    if _reads_hub(document) and spec.input_model.token_secret_ref:
-        values[stage.HUB_TOKEN_ENV] = f"{HUB}/token"
-    if _trackers_secret(document):
-        values[stage.TRACKERS_ENV] = TRACKERS
-    return [{"name": name, "value": value} for name, value in {**_of_the_platform(pod), **values}.items()]
-
-
-def _of_the_platform(pod: PodSettings) -> dict[str, str]:
-    """The variables of the namespace's policies, and where the certificates are that they want trusted."""
-    overlay = pod.overlay or PodOverlay()
-    path = f"{CERTIFICATES}/{overlay.ca_bundle.key}" if overlay.ca_bundle else None
-    return {
-        **{variable.name: variable.value for variable in overlay.env},
-        **(dict.fromkeys(CERTIFICATE_VARIABLES, path) if path else {}),
-    }
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _resources(pod: PodSettings, overlay: PodOverlay) -> Manifest:
@@ -262,77 +244,6 @@ def _resources(pod: PodSettings, overlay: PodOverlay) -> Manifest:
         kind: {gpu if name == GPU else name: amount for name, amount in amounts.items()}
         for kind, amounts in pod.resources.wire().items()
     }
-
-
-def _volumes(
-    document: StageDocument, spec: JobSpec, scratch_size: str, *, gpu: bool, overlay: PodOverlay
-) -> tuple[list[Manifest], list[Manifest]]:
-    """The volumes that this stage needs, and no others, with their mounts."""
-    volumes: list[Manifest] = [{"name": "scratch", "emptyDir": {"sizeLimit": scratch_size}}]
-    mounts: list[Manifest] = [{"name": "scratch", "mountPath": SCRATCH}]
-
-    def add(name: str, path: str, source: Manifest) -> None:
-        volumes.append({"name": name, **source})
-        mounts.append({"name": name, "mountPath": path, "readOnly": True})
-
-    if gpu:
-        # The runtime's 64 MiB of shared memory are too few for worker processes and NCCL.
-        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}})
-        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108  (a mount, not a temporary file)
-    if spec.storage.credentials_secret_ref:
-        secret = spec.storage.credentials_secret_ref.name
-        add("storage", STORAGE_CREDENTIALS, {"secret": {"secretName": secret, "defaultMode": 0o440}})
-    bundle = overlay.ca_bundle
-    if bundle:
-        add("certificates", CERTIFICATES, {"configMap": {"name": bundle.name, "items": [_file(bundle.key)]}})
-    token = spec.input_model.token_secret_ref
-    if _reads_hub(document) and token:
-        items = [{"key": token.key, "path": "token"}]
-        add("hub", HUB, {"secret": {"secretName": token.name, "defaultMode": 0o440, "items": items}})
-    trackers = _trackers_secret(document)
-    if trackers:
-        add("trackers", TRACKERS, {"secret": {"secretName": trackers, "defaultMode": 0o440}})
-    for index, (kind, name) in enumerate(sorted(_mounted_sources(document, spec))):
-        if kind == "pvc":
-            source = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
-        else:
-            source = {"configMap": {"name": name}}
-        add(f"source-{index}", f"{SOURCES}/{kind}/{name}", source)
-    return volumes, mounts
-
-
-def _file(key: str) -> Manifest:
-    return {"key": key, "path": key}
-
-
-def _asks_for_gpu(pod: PodSettings) -> bool:
-    return GPU in pod.resources.limits or GPU in pod.resources.requests
-
-
-def _reads_hub(document: StageDocument) -> bool:
-    if any(config.load_dataset_config.is_hub for config in document.data):
-        return True
-    return document.input_model is not None and "://" not in document.input_model.model_path
-
-
-def _trackers_secret(document: StageDocument) -> str | None:
-    """The Secret that a training stage's trackers read."""
-    reference = (document.config.get("trainingArgs") or {}).get("reportToSecretRef") or {}
-    name: str | None = reference.get("name")
-    return name
-
-
-def _mounted_sources(document: StageDocument, spec: JobSpec) -> set[tuple[str, str]]:
-    """(pvc or configmap, name) of every volume that the stage's model and data lie on."""
-    uris = [uri for config in document.data for uri in config.load_dataset_config.uris()]
-    if document.input_model:
-        uris.append(document.input_model.model_path)
-    found: set[tuple[str, str]] = set()
-    for uri in uris:
-        match = re.match(r"^(pvc|configMap)://([^/]+)/", uri)
-        if match:
-            found.add((match[1].lower(), match[2]))
-    return found
 
 
 def _threads(pod: PodSettings) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -18,8 +19,9 @@ from finetune_api.job import JobSpec
 from finetune_api.outline import StageOutline, outline
 from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.policy import PodOverlay
+from finetune_api.quantity import amount
 from finetune_api.stage import Pins, Prepared
-from finetune_api.system import Resources, Toleration, Topology
+from finetune_api.system import ModelCache, Resources, System, Toleration, Topology
 from finetune_operator.settings import Settings
 
 PLAN_KEY = "plan.json"
@@ -52,8 +54,15 @@ class PodSettings(Model):
     topology: Topology | None = None
     nodes: int | None = None
     processes_per_node: int | None = None
+    model_cache: ModelCache | None = None
     # None where there is nothing in it: plans and Jobs of operators that knew no overlay stay what they are.
     overlay: PodOverlay | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all the pods of one attempt together."""
+        asked = self.resources.limits.get(GPU, self.resources.requests.get(GPU, 0))
+        return int(amount(asked)) * (self.nodes or 1)
 
 
 class PlannedStage(Model):
@@ -84,6 +93,7 @@ class Plan(Model):
     stages: list[PlannedStage]
     light_pod: PodSettings
 
+    @cached_property
     def job_spec(self) -> JobSpec:
         """The spec that the plan was made from."""
         return JobSpec.model_validate(self.spec)
@@ -91,6 +101,11 @@ class Plan(Model):
     def text(self) -> str:
         """The plan as its ConfigMap holds it."""
         return keys.canonical(self.wire()).decode()
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of its content. A plan never changes, and is asked for this at every look at its job."""
+        return keys.digest(json.loads(self.text()))
 
 
 def source_of(raw_spec: Mapping[str, Any]) -> str:
@@ -165,7 +180,12 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
     """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
     system = next((system for system in spec.systems if system.name == stage.system), None)
     if system is None:
-        return PodSettings(image=settings.trainer_image, resources=_default_resources(settings), overlay=overlay)
+        return PodSettings(
+            image=settings.trainer_image,
+            resources=_default_resources(settings),
+            model_cache=_model_cache(stage, None, overlay),
+            overlay=overlay,
+        )
     # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
     together = stage.type in ADAPTER_PASSES and system.world_size() > 1
     resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
@@ -181,8 +201,16 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
         topology=system.topology,
         nodes=system.nodes if together else None,
         processes_per_node=system.processes() if together else None,
+        model_cache=_model_cache(stage, system, overlay),
         overlay=overlay,
     )
+
+
+def _model_cache(stage: StageOutline, system: System | None, overlay: PodOverlay | None) -> ModelCache | None:
+    """The volume that keeps input models, for stages that read one: the system's own, else the platform's."""
+    if not stage.base:
+        return None
+    return (system.model_cache if system else None) or (overlay.model_cache if overlay else None)
 
 
 def light_pod(spec: JobSpec, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
@@ -220,4 +248,4 @@ def kept_pins(spec: JobSpec, previous: Plan | None) -> Pins | None:
 
 def plan_name(job: str, plan: Plan) -> str:
     """The name of the plan's ConfigMap, from its content."""
-    return f"{job[:40].rstrip('-.')}-plan-{keys.digest(json.loads(plan.text()))[:12]}"
+    return f"{job[:40].rstrip('-.')}-plan-{plan.digest[:12]}"

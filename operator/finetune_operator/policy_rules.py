@@ -76,16 +76,25 @@ def _uses(spec: JobSpec, overlay: PodOverlay | None) -> Iterator[Use]:
             yield Use("secrets", f"{path}.name", value.name, value.name)
         elif isinstance(value, str) and (claim := _CLAIM.fullmatch(value)):
             yield Use("pvcs", path, claim[1], value)
+    for index, target in enumerate(spec.publish_targets):
+        yield Use("hub_hosts", f"spec.publishTargets[{index}].repoId", _hub(overlay), target.repo_id)
     storage = spec.storage
+    if storage.sts_endpoint:
+        yield Use("storage_hosts", "spec.storage.stsEndpoint", storage.sts_endpoint, storage.sts_endpoint)
     endpoint = storage.endpoint or f"https://s3.{storage.region or 'us-east-1'}.amazonaws.com"
     yield Use("storage_hosts", "spec.storage.endpoint", endpoint, endpoint)
-    hub = next((item.value for item in overlay.env if item.name == HUB_ENDPOINT), HUB) if overlay else HUB
+    hub = _hub(overlay)
     if "://" not in spec.input_model.model_path:
         yield Use("hub_hosts", "spec.inputModel.modelPath", hub, spec.input_model.model_path)
     for index, config in enumerate(spec.data_configs):
         load = config.load_dataset_config
         if load.is_hub:
             yield Use("hub_hosts", f"spec.dataConfigs[{index}].loadDatasetConfig.dataName", hub, load.data_name)
+
+
+def _hub(overlay: PodOverlay | None) -> str:
+    """The hub that the namespace's pods are told of."""
+    return next((item.value for item in overlay.env if item.name == HUB_ENDPOINT), HUB) if overlay else HUB
 
 
 def _uses_of_system(path: str, system: System) -> Iterator[Use]:
@@ -98,6 +107,9 @@ def _uses_of_system(path: str, system: System) -> Iterator[Use]:
     for field, name, value in named:
         if value is not None and (field, value) != ("service_accounts", "default"):
             yield Use(field, f"{path}.{name}", value, value)
+    if system.model_cache is not None:
+        claim = system.model_cache.claim_name
+        yield Use("pvcs", f"{path}.modelCache.claimName", claim, claim)
     for key in system.node_selector:
         yield Use("node_selector_keys", f"{path}.nodeSelector", key, key)
     for index, toleration in enumerate(system.tolerations):

@@ -52,6 +52,8 @@ class Operator:
         }
         if "FINETUNE_TRAINER_IMAGE" in os.environ:
             environment["FINETUNE_TRAINER_IMAGE"] = os.environ["FINETUNE_TRAINER_IMAGE"]
+            # The image may have been loaded into the nodes, under whatever tag, and be in no registry.
+            environment["FINETUNE_IMAGE_PULL_POLICY"] = "IfNotPresent"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log

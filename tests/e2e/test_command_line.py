@@ -12,6 +12,7 @@ import pytest
 
 from finetune_cli.yamltext import documents
 
+from .api import PATIENCE
 from .jobs import MERGE, STEPS, Tenant, training
 
 
@@ -28,7 +29,7 @@ class Finetune:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=180 * PATIENCE,
             check=False,
         )
         assert done.returncode == code, f"finetune {command} {' '.join(words)}: {done.stdout}{done.stderr}"
@@ -58,7 +59,7 @@ def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: 
     assert '"step":' in finetune("logs", "tones", "--stage", "lora", "--raw", "--tail", "20")
     assert "tones: loss by step" in finetune("plot", "tones", "--width", "60")
 
-    words = finetune("download", "tones", "model", "--output", str(tmp_path), "--endpoint", str(_endpoint(tenant)))
+    words = finetune("download", "tones", "model", "--dir", str(tmp_path), "--endpoint", str(_endpoint(tenant)))
     assert "model" in words
     assert (tmp_path / "model" / "config.json").is_file()
     assert not (tmp_path / "adapter").exists()

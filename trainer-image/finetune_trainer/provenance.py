@@ -43,10 +43,15 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def usage(seconds: float) -> dict[str, float]:
-    """What a stage took: its seconds, and the most memory that its process and its GPU held, in bytes."""
+def usage(seconds: float, gpus: int = 0) -> dict[str, float]:
+    """What a stage took: its seconds, and the most memory that its process and its GPU held, in bytes.
+
+    Of `gpus`, all that its pods were given, it took the seconds of each: they were kept from others all the time.
+    """
     found = {"seconds": round(seconds, 3), "memory_bytes": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated())
+    if gpus:
+        found["gpu_seconds"] = round(seconds * gpus, 3)
     return found

@@ -53,7 +53,7 @@ def run_stage(place: Workplace, world: World | None = None) -> StageResult:
     context = _fetch(place, world)
     metrics = _compute(context)
     files = _send(place, context.output)
-    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock))
+    manifest = _manifest(place, files, metrics, started, usage(time.monotonic() - clock, place.document.gpus))
     manifest = manifest.model_copy(update={"verified": _verified(context)})
     committed = place.store.commit(manifest, replace=earlier)
     place.report.log(f"{document.stage} is published: {committed.digest}")
@@ -132,6 +132,7 @@ def _manifest(
         key=document.key,
         attempt=document.attempt,
         job=document.job,
+        image=document.image,
         config=document.config,
         inputs=document.inputs,
         pins=document.pins,
@@ -139,6 +140,7 @@ def _manifest(
         metrics=metrics,
         versions=library_versions(),
         usage=used,
+        gpus=document.gpus,
         started_at=started,
         finished_at=now(),
     )

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _STAGE = "FINETUNE_STAGE"
 _RESULT = "FINETUNE_RESULT_PATH"
 _RANK_LOST = "RankLost"
+# The pod says where these are, on its scratch volume, which begins empty. The root file system is read-only: without
+# TMPDIR nothing could be written to for a moment, without HOME no library could keep a cache.
+_FOLDERS = ("HOME", "TMPDIR", "FINETUNE_SCRATCH")
 # Time to write a result, after another rank has failed.
 _COMPANY_SECONDS = 15.0
 _FORWARDED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
@@ -176,6 +179,15 @@ def out_of_memory_kills() -> int | None:
     return None
 
 
+def make_folders(variables: Mapping[str, str]) -> None:
+    """Makes the folders that `variables` name; one that cannot be made is found out about where it is needed."""
+    for name in _FOLDERS:
+        if variables.get(name):
+            with contextlib.suppress(OSError):
+                Path(variables[name]).mkdir(parents=True, exist_ok=True)
+
+
 def main() -> int:
     """Supervises `python -m finetune_trainer stage` in this environment, once for each rank of this pod."""
+    make_folders(os.environ)
     return Supervisor([sys.executable, "-m", "finetune_trainer", "stage"], *of_this_pod(os.environ)).run()

@@ -130,7 +130,7 @@ def main(words: Sequence[str]) -> int:
 def check(options: argparse.Namespace) -> int:
     """Prints a line per artifact; returns 0 where all are good, 1 where one is not, 2 where none can be read."""
     try:
-        verdicts = list(verify(*_open(options)))
+        verdicts = list(verify(*opened(options)))
     except StageFailure as failure:
         sys.stderr.write(f"{failure}\n")
         return 2
@@ -139,7 +139,7 @@ def check(options: argparse.Namespace) -> int:
     return 1 if any(verdict.faults for verdict in verdicts) else 0
 
 
-def _open(options: argparse.Namespace) -> tuple[Objects, str]:
+def opened(options: argparse.Namespace) -> tuple[Objects, str]:
     """The objects below the root of a store that `options.where` lies in, and its folder there."""
     where = options.where.removesuffix(MANIFEST).rstrip("/")
     if not where.startswith("s3://"):

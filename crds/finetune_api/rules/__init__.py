@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.job import JobSpec
 from finetune_api.problems import Problem, problem
-from finetune_api.rules import data, evaluators, names, passes, training
+from finetune_api.rules import data, evaluators, names, passes, storage, training
 from finetune_api.schema_problems import schema_problems
 
 # A stage document holds the spec and once more its data configs, escaped as JSON within JSON at the worst.
@@ -53,5 +53,6 @@ RULES: tuple[Rule, ...] = (
     *data.RULES,
     *training.RULES,
     *evaluators.RULES,
+    *storage.RULES,
     size,
 )

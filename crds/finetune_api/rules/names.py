@@ -27,6 +27,7 @@ def unique_names(spec: JobSpec) -> Iterator[Problem]:
         "dataConfigs": spec.data_configs,
         "systems": spec.systems,
         "evaluators": spec.evaluators,
+        "publishTargets": spec.publish_targets,
         **{f"evaluators[{index}].metrics": item.metrics for index, item in enumerate(spec.evaluators)},
     }
     for field, items in lists.items():

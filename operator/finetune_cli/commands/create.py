@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from finetune_api import API_VERSION, KIND
+from finetune_cli.arguments import add_output, dumped
 from finetune_cli.checks import problems_of
 from finetune_cli.errors import ExitCode, invalid
-from finetune_cli.yamltext import dump
 
 DESCRIPTION = """\
 Write a job to start from: LoRA or QLoRA, merge, int4 ONNX. Nothing is applied:
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, default=3, metavar="N", help="(%(default)s)")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="0 trains on the CPU (%(default)s)")
     parser.add_argument("--no-onnx", action="store_true", help="end with the merged model")
+    add_output(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     found = problems_of(job)
     if found:
         raise invalid("\n".join(["these flags make no valid job:", *(f"  {item}" for item in found)]))
-    print(dump(job), end="")
+    print(dumped(job, arguments.output or "yaml"), end="")
     return ExitCode.OK
 
 

@@ -108,6 +108,7 @@ def test_lists_say_how_they_are_merged() -> None:
         ".spec.systems",
         ".spec.evaluators",
         ".spec.evaluators[].metrics",
+        ".spec.publishTargets",
         ".status.conditions",
         ".status.stages",
         ".status.artifacts",

@@ -13,6 +13,7 @@ OVERLAY = {
     "imagePullSecrets": [{"name": "mirror"}],
     "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     "caBundle": {"name": "company-ca"},
+    "modelCache": {"claimName": "models", "maxSize": "50Gi"},
     "labels": {"cost-centre": "ml"},
     "annotations": {"example.com/note": "x"},
 }
@@ -38,6 +39,19 @@ def _stage_objects() -> list[Body]:
     with_gpu = job_spec(systems=[system], inputModel=model, queueName="gpus")
     with_gpu["engine"]["host"] = "gpu"
     with_claim = job_spec(inputModel={"modelPath": "pvc://models/phi3"})
+    with_claim["storage"] = {
+        "uri": "s3://team/out",
+        "webIdentity": {"roleArn": "arn:aws:iam::1:role/store"},
+        "caBundleRef": {"name": "store-ca"},
+    }
+    with_claim["publishTargets"] = [
+        {
+            "name": "hub",
+            "repoId": "team/tones",
+            "artifact": "adapter",
+            "tokenSecretRef": {"name": "hub", "key": "write"},
+        }
+    ]
     return [body for spec in (with_gpu, with_claim) for body in _run(spec)]
 
 

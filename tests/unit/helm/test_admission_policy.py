@@ -138,11 +138,23 @@ def context_of(job: Body) -> Body:
     return container_of(job)["securityContext"]
 
 
+def token_for(audience: str | None, *more: Body) -> Body:
+    """A volume with the service account's token."""
+    token = {"path": "token", **({"audience": audience} if audience else {})}
+    return {"name": "t", "projected": {"sources": [{"serviceAccountToken": token}, *more]}}
+
+
 LOOSENED: dict[str, tuple[str, Callable[[Body], Any]]] = {
     "a token": ("automountServiceAccountToken", lambda job: pod_of(job).pop("automountServiceAccountToken")),
     "a mounted token": (
         "Volumes",
         lambda job: pod_of(job)["volumes"].append({"name": "t", "projected": {"sources": []}}),
+    ),
+    "a token for the API server": ("Volumes", lambda job: pod_of(job)["volumes"].append(token_for(None))),
+    "a token for another": ("Volumes", lambda job: pod_of(job)["volumes"].append(token_for("vault"))),
+    "a token beside a Secret": (
+        "Volumes",
+        lambda job: pod_of(job)["volumes"].append(token_for("sts.amazonaws.com", {"secret": {"name": "s"}})),
     ),
     "the host's files": (
         "Volumes",

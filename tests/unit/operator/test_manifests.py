@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
-from finetune_api.stage import HUB_TOKEN_ENV, STAGE_ENV, STORAGE_CREDENTIALS_ENV, TRACKERS_ENV
+from finetune_api.stage import (
+    HUB_TOKEN_ENV,
+    MODEL_CACHE_BYTES_ENV,
+    PUBLISH_TOKENS_ENV,
+    STAGE_ENV,
+    STORAGE_CA_ENV,
+    STORAGE_CREDENTIALS_ENV,
+    STORAGE_TOKEN_ENV,
+    TRACKERS_ENV,
+)
 from finetune_operator import labels
 from finetune_operator.manifests import Work
 from finetune_operator.owner import Owner
@@ -308,3 +318,60 @@ def test_names_of_different_work_differ() -> None:
         for number in (1, 2)
     }
     assert len(names) == 2**6
+
+
+def variables_of(template: dict[str, Any]) -> dict[str, str]:
+    return {item["name"]: item["value"] for item in template["containers"][0]["env"]}
+
+
+def test_the_stores_identity_reaches_every_stage() -> None:
+    spec = changed(job_spec(), "storage.credentialsSecretRef", None)
+    spec = changed(spec, "storage.webIdentity", {"roleArn": "arn:aws:iam::1:role/r", "audience": "minio"})
+    spec = changed(spec, "storage.caBundleRef", {"name": "store-ca", "key": "ca.pem"})
+    for job in all_jobs(spec).values():
+        template = job["spec"]["template"]["spec"]
+        volumes = {item["name"]: item for item in template["volumes"]}
+        paths = {item["name"]: item["mountPath"] for item in template["containers"][0]["volumeMounts"]}
+        (source,) = volumes["storage-token"]["projected"]["sources"]
+        assert source["serviceAccountToken"]["audience"] == "minio"
+        assert source["serviceAccountToken"]["expirationSeconds"] >= 600
+        assert volumes["storage-certificates"]["configMap"]["name"] == "store-ca"
+        said = variables_of(template)
+        assert said[STORAGE_TOKEN_ENV] == f"{paths['storage-token']}/token"
+        assert said[STORAGE_CA_ENV] == f"{paths['storage-certificates']}/ca.pem"
+        assert template["automountServiceAccountToken"] is False
+
+
+def test_only_publish_gets_the_tokens_of_its_targets() -> None:
+    token = {"name": "hub-writer", "key": "write"}
+    targets = [{"name": name, "repoId": f"t/{name}", "artifact": "onnx", "tokenSecretRef": token} for name in "ab"]
+    for stage, job in all_jobs(job_spec(publishTargets=targets)).items():
+        template = job["spec"]["template"]["spec"]
+        names = {item["name"] for item in template["volumes"] if "hub-writer" in str(item)}
+        mounts = {item["mountPath"] for item in template["containers"][0]["volumeMounts"] if item["name"] in names}
+        assert mounts == ({f"/var/run/finetune/publish/{name}" for name in "ab"} if stage == "publish" else set())
+        assert (PUBLISH_TOKENS_ENV in variables_of(template)) == (stage == "publish")
+
+
+@pytest.mark.parametrize("own", [None, {"claimName": "own", "maxSize": "1Gi"}])
+def test_only_stages_that_read_the_input_model_get_the_cache(own: dict[str, str] | None) -> None:
+    spec = job_spec(systems=[{"name": "cpu", **({"modelCache": own} if own else {})}])
+    world = World(changed(spec, "engine.host", "cpu"))
+    world.allow(pods={"modelCache": {"claimName": "models", "maxSize": "2Gi"}})
+    world.run_to_the_end()
+    found = {}
+    for job in world.jobs.values():
+        template = job["spec"]["template"]["spec"]
+        claims = [item["persistentVolumeClaim"] for item in template["volumes"] if item["name"] == "model-cache"]
+        found[job["metadata"]["labels"][labels.STAGE]] = (claims, variables_of(template).get(MODEL_CACHE_BYTES_ENV))
+    cached = ([{"claimName": "own" if own else "models"}], str(2**30 if own else 2**31))
+    assert found == {stage: cached if stage in ("evaluate-input", "lora", "merge") else ([], None) for stage in found}
+
+
+def test_documents_say_image_and_gpus() -> None:
+    documents = {stage: json.loads(environment(stage)[STAGE_ENV]) for stage in STAGES}
+    assert documents["lora"]["image"] == "registry.example/trainer:1"
+    assert documents["publish"]["image"] == "trainer-light:1"
+    assert {stage: document["gpus"] for stage, document in documents.items()} == {
+        stage: 1 if stage in ON_GPU else 0 for stage in STAGES
+    }

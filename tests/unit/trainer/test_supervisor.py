@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import RESULT_PATH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
+from finetune_api.stage import RESULT_PATH_ENV, SCRATCH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
 from finetune_trainer import supervisor
 
 from .world import World
@@ -67,6 +67,7 @@ def wait_for_line(process: subprocess.Popen[str]) -> str:
 
 def test_the_variables_are_the_apis():
     assert (supervisor._STAGE, supervisor._RESULT) == (STAGE_ENV, RESULT_PATH_ENV)
+    assert SCRATCH_ENV in supervisor._FOLDERS
 
 
 def test_a_good_result_is_the_end_of_it(start, tmp_path):
@@ -241,6 +242,10 @@ def test_orphans_are_reaped(start, tmp_path):
 )
 def test_a_whole_pod(world, tmp_path, kind, code, reason):
     variables = environment(world, world.document(kind, "lora"), tmp_path / "result")
+    scratch = tmp_path / "scratch"
+    # As in a pod, whose scratch volume begins empty, and which can write nowhere else.
+    folders = {"HOME": scratch / "home", "TMPDIR": scratch / "temporary", "FINETUNE_SCRATCH": scratch / "work"}
+    variables |= {name: str(path) for name, path in folders.items()}
     world.s3.bucket("world")
     command = [sys.executable, "-m", "finetune_trainer", "run"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
@@ -249,3 +254,4 @@ def test_a_whole_pod(world, tmp_path, kind, code, reason):
     assert "Traceback" in done.stderr
     assert "Traceback" not in result.message
     assert "\n" not in result.message
+    assert all(path.is_dir() for path in folders.values())

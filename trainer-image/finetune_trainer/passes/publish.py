@@ -60,6 +60,7 @@ def _report(place: Workplace) -> Artifact:
             key=document.key,
             attempt=document.attempt,
             job=document.job,
+            image=document.image,
             inputs={item.stage: item for item in document.stages},
             pins=document.pins,
             files=place.store.upload(document.key, document.attempt, folder),

@@ -163,16 +163,20 @@ def run_stage(make_stage: Callable) -> Callable[..., Ran]:
 
 @pytest.fixture(scope="session")
 def lora_config() -> Callable[..., dict[str, Any]]:
-    """A LoRA config that learns the mapping in seconds; keyword arguments override training arguments."""
+    """A LoRA config that learns the mapping in seconds; keyword arguments override training arguments.
+
+    120 steps at twice the rate knew it on one kind of CPU, and 15 of 16 phrases on another, which rounds otherwise;
+    with these every seed tried knows all of it on both.
+    """
 
     def make(passes: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
         training = {
             "perDeviceTrainBatchSize": 8,
-            "learningRate": 1e-2,
+            "learningRate": 5e-3,
             "lrSchedulerType": "cosine",
             "warmupSteps": 5,
-            "maxSteps": 120,
-            "loggingSteps": 20,
+            "maxSteps": 180,
+            "loggingSteps": 30,
         }
         config = {"trainDataConfig": "train", "r": 16, "alpha": 32, "loraDropout": 0.05}
         return config | (passes or {}) | {"trainingArgs": training | args}

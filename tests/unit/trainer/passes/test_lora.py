@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.passes import lora
+from finetune_trainer.passes import lora, merge
 
 
 def weights(folder: Path) -> bytes:
@@ -32,13 +32,13 @@ def test_it_learns_the_mapping_and_generalises_to_new_combinations(adapter: Any,
 
 def test_metrics_and_progress_tell_the_course(adapter: Any) -> None:
     metrics = adapter.output.metrics
-    assert metrics["steps"] == 120
+    assert metrics["steps"] == 180
     assert 0 < metrics["train_loss"] < 0.4
     assert 0 < metrics["eval_loss"] < 0.3
     assert metrics["samples"] + round(0.1 * 144) == 144
     lines = [line for line in adapter.progress if "loss" in line]
-    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120]
-    assert all(line["total"] == 120 and line["tokensPerSecond"] > 0 and line["gradNorm"] > 0 for line in lines)
+    assert [line["step"] for line in lines] == [30, 60, 90, 120, 150, 180]
+    assert all(line["total"] == 180 and line["tokensPerSecond"] > 0 and line["gradNorm"] > 0 for line in lines)
     assert lines[0]["loss"] > lines[-1]["loss"] == pytest.approx(metrics["train_loss"])
     assert lines[0]["learningRate"] > lines[-1]["learningRate"]
     assert lines[-1]["etaSeconds"] == 0
@@ -108,6 +108,23 @@ def test_shuffled_tones_teach_nothing(
     shuffled = [row | {"tone": tone} for row, tone in zip(rows["train"], tones, strict=True)]
     ran = run_stage(lora, "LoRA", lora_config(maxSteps=60), data={"train": {}}, own_rows={"train": shuffled})
     assert accuracy_of(adapter=ran.folder).output.metrics["tone/low"] < 0.45
+
+
+def test_a_zeroed_adapter_is_the_base(
+    adapter: Any, run_stage: Callable, accuracy_of: Callable, base_model: Path, tmp_path: Path
+) -> None:
+    """The other negative control: all that was learned is in the adapter's factors."""
+    zeroed = tmp_path / "zeroed"
+    shutil.copytree(adapter.folder, zeroed)
+    factors = load_file(zeroed / "adapter_model.safetensors")
+    nothing = {name: torch.zeros_like(tensor) if "lora_B" in name else tensor for name, tensor in factors.items()}
+    save_file(nothing, zeroed / "adapter_model.safetensors", metadata={"format": "pt"})
+    base, same = accuracy_of().output, accuracy_of(adapter=zeroed).output
+    assert same.metrics == base.metrics
+    tuned = accuracy_of(adapter=adapter.folder).output
+    assert tuned.metrics["tone/low"] > base.metrics["tone/high"], "the measure can tell them apart"
+    merged = run_stage(merge, "MergeAdapterWeights", {}, inputs={"adapter": zeroed}).folder
+    assert (merged / "model.safetensors").read_bytes() == (base_model / "model.safetensors").read_bytes()
 
 
 def test_blocks_under_join_and_all_tokens_learned(run_stage: Callable, lora_config: Callable) -> None:

@@ -162,10 +162,10 @@ def test_the_page_is_one_file_without_scripts_or_requests(report: tuple[Path, di
 def test_the_training_curve_is_the_trainings_own(report: tuple[Path, dict[str, Any]], adapter: Any) -> None:
     lines = [json.loads(line) for line in (adapter.folder / "training_log.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
-    assert steps == [20, 40, 60, 80, 100, 120]
+    assert steps == [30, 60, 90, 120, 150, 180]
     text = (report[0] / "report.html").read_text()
     last = next(line["loss"] for line in reversed(lines) if "loss" in line)
-    assert f"120 steps; the last loss is {last:.4g}" in text
+    assert f"180 steps; the last loss is {last:.4g}" in text
 
 
 # --- what a page of everything says
