@@ -76,7 +76,8 @@ class ModelBuilderConfig(Model):
     execution_provider: Provider = Field(
         "cpu",
         description="The ONNX Runtime execution provider that the model is built for. No pod has dml or webgpu: "
-        "there the model's structure is verified, and a CPU build with the same settings is run in its place.",
+        "there the model's structure is verified, and a CPU build with the same settings is run in its place. "
+        "Default: engine.executionProviders, else cpu.",
     )
     int4_block_size: Literal[16, 32, 64, 128, 256] | None = Field(
         None, description="Weights that share a scale, for int4 and int8. Default: the builder's, 32."

@@ -19,7 +19,9 @@ from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization, sharded_model
+from finetune_trainer.adapter_check import continued
 from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.data import lengths_of
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
 from finetune_trainer.reporting.card import NAME as CARD
@@ -42,6 +44,9 @@ TRAINING_LOG = "training_log.jsonl"
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
     config = parse_config(context.document)
+    start = context.inputs.get("adapter")
+    if start:
+        config = continued(config, start)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
@@ -66,6 +71,8 @@ def run(context: StageContext) -> PassOutput:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
+    if start:
+        adapters.go_on_from(adapted, start, str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")
@@ -102,7 +109,7 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
 
 def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
     """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
-    lengths = [max(setup.collate.length or 0, len(sample.ids)) for sample in samples.train]
+    lengths = [max(setup.collate.length or 0, length) for length in lengths_of(samples.train)]
     steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
     tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
     chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))

@@ -13,7 +13,7 @@ import torch
 from finetune_api.extra_args import ExtraArgs
 from finetune_api.stage import ExitCode, Reason
 from finetune_api.training import TrainingArgs
-from finetune_trainer.data import Tokens
+from finetune_trainer.data import Tokens, lengths_of
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.failures import TerminatedError
 from finetune_trainer.report import Reporter
@@ -81,7 +81,7 @@ class Training:
         self._args = args
         self._around = around
         self._micro_batch = micro_batch or args.per_device_train_batch_size
-        self._plan = Plan([len(sample.ids) for sample in samples], args, setup.world.rank, setup.world.size)
+        self._plan = Plan(lengths_of(samples), args, setup.world.rank, setup.world.size)
         self._meter = Meter(self._plan.total, setup.device, around.report, around.trackers)
         self._best = Best(args)
         self._scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.autocast is torch.float16)

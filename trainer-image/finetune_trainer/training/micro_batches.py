@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import chain
 
 import torch
 
 from finetune_api.training import TrainingArgs
-from finetune_trainer.data import Tokens
+from finetune_trainer.data import Tokens, lengths_of
+from finetune_trainer.memory import free_gpu_memory
 from finetune_trainer.report import Reporter
+from finetune_trainer.training.meter import peak_memory
 from finetune_trainer.training.setup import Setup
 
 Parts = Sequence[Sequence[int]]
@@ -47,14 +50,21 @@ def fitted(
 ) -> int:
     """Samples per forward pass; `args.per_device_train_batch_size` on a CPU.
 
-    Does one forward and backward pass over the longest samples, and logs its peak. Where it does not fit, passes
-    get smaller (autoBatchSize) and then activations are computed again (`recompute`, unless gradientCheckpointing
-    decides it); where it fits, a step's equal samples are joined. Raises torch's OutOfMemoryError where neither helps.
+    Does one forward and backward pass over the longest samples, and logs its peak: memory that is too small shows
+    before anything is learned. On a GPU where it does not fit, passes get smaller (autoBatchSize) and then
+    activations are computed again (`recompute`, unless gradientCheckpointing decides it); where it fits, a step's
+    equal samples are joined. Raises torch's OutOfMemoryError where neither helps.
     """
     planned = args.per_device_train_batch_size
+    lengths = lengths_of(samples)
+    longest = [samples[index] for index in nlargest(planned, range(len(samples)), key=lengths.__getitem__)]
     if setup.device.type != "cuda":
+        _one_pass(setup, longest)
+        peak = peak_memory(setup.device) / 2**20
+        report.log(
+            f"a forward and backward pass over the longest {len(longest)} samples: at most {peak:.0f} MiB so far"
+        )
         return planned
-    longest = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)[:planned]
     free = free_memory(setup)
     fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
     padded = setup.collate.length or 0
@@ -67,7 +77,7 @@ def fitted(
         report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
     if fit.recomputing:
         report.log("activations: computed again in the backward pass, since memory asks for it")
-    uniform = len({max(padded, len(sample.ids)) for sample in samples}) == 1
+    uniform = len({max(padded, length) for length in lengths}) == 1
     passes = args.gradient_accumulation_steps
     if not args.auto_batch_size or not uniform or args.group_by_length or passes == 1 or fit.size < planned:
         return fit.size
@@ -102,7 +112,7 @@ def passes_together(passes: int, tokens: int, taken: int, free: int) -> int:
 def free_memory(setup: Setup) -> int:
     """Bytes of the GPU's memory that a pass may take, once the optimizer's state has its place."""
     optimizer = _ADAM_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in setup.trained())
-    return int(torch.cuda.mem_get_info(setup.device)[0]) - optimizer
+    return free_gpu_memory(setup.device) - optimizer
 
 
 def _require(taken: int, free: int) -> int:
@@ -112,18 +122,23 @@ def _require(taken: int, free: int) -> int:
 
 
 def _bytes_of_one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
-    """Peak memory of a pass over `samples` beyond what was held before it; random state and gradients are as before."""
+    """Peak memory of a pass over `samples` beyond what was held before it."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(setup.device)
     held = torch.cuda.memory_allocated(setup.device)
+    _one_pass(setup, samples)
+    taken = torch.cuda.max_memory_allocated(setup.device) - held
+    torch.cuda.empty_cache()
+    return int(taken)
+
+
+def _one_pass(setup: Setup, samples: Sequence[Tokens]) -> None:
+    """Forward and backward over `samples`; random state and gradients are as before."""
     setup.model.train()
     try:
-        with torch.random.fork_rng(devices=[setup.device]):
+        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             batch = setup.collate(samples)
             setup.loss(batch, max(1, batch.learned)).backward()
     finally:
         for parameter in setup.trained():
             parameter.grad = None
-    taken = torch.cuda.max_memory_allocated(setup.device) - held
-    torch.cuda.empty_cache()
-    return int(taken)
