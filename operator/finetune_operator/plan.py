@@ -74,6 +74,8 @@ class PlannedStage(Model):
     config: dict[str, Any]
     inputs: dict[str, str]
     base: bool
+    # Absent rather than false, so that plans of operators that knew no adapters stay what they are.
+    base_adapter: bool | None = None
     data: list[str]
     output: str | None = None
     evaluator: dict[str, Any] | None = None
@@ -156,6 +158,7 @@ def _planned(stage: StageOutline, key: str, pod: PodSettings) -> PlannedStage:
         config=stage.config.wire(),
         inputs={str(role): name for role, name in stage.inputs.items()},
         base=stage.base,
+        base_adapter=stage.base_adapter or None,
         data=list(stage.data),
         output=stage.output,
         evaluator=stage.evaluator.wire() if stage.evaluator else None,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import onnx
 from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
 from finetune_api.builder import ModelBuilderConfig
+from finetune_trainer.severity import DEFAULT, Severity, printed_to_stderr
 
 # By our names, what the builder of onnxruntime-genai 0.18 calls them: it ignores options that it does not know,
 # and its own older names (int4_block_size, …) are among those.
@@ -41,18 +40,20 @@ def build(
     *,
     remote_code: bool,
     adapter: Path | None = None,
+    level: Severity = DEFAULT,
 ) -> None:
     """Writes the ONNX model of the Hugging Face folder `source` to `output`; `cache` is a scratch folder.
 
     The peft folder `adapter`, where there is one, becomes nodes beside the base's.
 
-    What the builder prints goes to stderr: stdout is for progress. Raises whatever the builder raises, and
-    NoSuchNodeError.
+    What the builder prints goes to stderr, or nowhere, by `level`: stdout is for progress. Raises whatever the builder
+    raises, and NoSuchNodeError.
     """
     where = (str(source), str(output), config.precision, config.execution_provider, str(cache))
     # It says two lines for each of a model's thousands of nodes.
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-    with redirect_stdout(sys.stderr):
+    if level > Severity.DEBUG:
+        logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
+    with printed_to_stderr(level):
         wanted = extra_options(config, remote_code=remote_code)
         wanted += [f"adapter_path={adapter}"] if adapter else []
         options = parse_extra_options(None, *where, wanted, search=search_options(config))
