@@ -10,6 +10,7 @@ language is a mistake. A comment before it says what is special:
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,22 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Its commands, continued lines joined, without comments."""
-        joined = self.text.replace("\\\n", " ").splitlines()
-        lines = [re.sub(r"(^|\s)# .*$", "", line).strip() for line in joined]
-        return [" ".join(line.split()) for line in lines if line]
+        """Its commands, continued lines and quoted ones joined, without comments."""
+        found, pending = [], ""
+        for line in self.text.replace("\\\n", " ").splitlines():
+            pending = f"{pending}\n{line}" if pending else re.sub(r"(^|\s)# .*$", "", line).strip()
+            if pending and _is_whole(pending):
+                found.append(" ".join(pending.split()))
+                pending = ""
+        return found
+
+
+def _is_whole(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return True
 
 
 def name(page: Path) -> str:
