@@ -42,7 +42,6 @@ OPERATOR, S3, STAGE = "operator", "s3", "stage"
 VICTIMS = {OPERATOR: 3, API_SERVER: 2, S3: 1, STAGE: 4}
 # How long a part stays dead, and how long after the cluster is at work again the next one dies.
 AWAY_SECONDS, PEACE_SECONDS = (0.0, 1.0), (0.0, 1.0)
-ALIVE = 6
 # A cluster that is not at work again by then has lost it.
 RECOVERY_SECONDS = 60.0
 SETTLE_SECONDS = 120.0
@@ -106,11 +105,12 @@ def job(name: str, shape: Shape, endpoint: str) -> Object:
 
 @dataclass
 class Chaos:
-    """One run. `violations` are broken promises, in words."""
+    """One run, with `alive` jobs at any time."""
 
     cluster: LocalCluster
     numbers: random.Random
     observer: Observer
+    alive: int
     kills: Counter[str] = field(default_factory=Counter)
     # How many stages ran at each kill.
     hit: list[int] = field(default_factory=list)
@@ -140,8 +140,8 @@ class Chaos:
         return [*self.observer.violations, *wrong]
 
     async def _keep_alive(self) -> None:
-        """Start jobs until ALIVE of them run."""
-        while sum(not self.observer.has_ended(item) for item in self.jobs) < ALIVE:
+        """Start jobs until `alive` of them run."""
+        while sum(not self.observer.has_ended(item) for item in self.jobs) < self.alive:
             shape = SHAPES[len(self.jobs) % len(SHAPES)]
             name = f"{shape.name}-{len(self.jobs)}"
             self.jobs.append(Expectation(name, shape.phase, {"edit": 2}.get(shape.meddle, 1)))
@@ -223,7 +223,7 @@ async def _until(holds: Callable[[], object], otherwise: str) -> None:
         await asyncio.sleep(0.1)
 
 
-async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]]:
+async def unleash(kills: int, seed: int, alive: int, folder: Path) -> tuple[Chaos, list[str]]:
     """One run below `folder`; it and what it found wrong."""
     environment: dict[str, Any] = {
         "FINETUNE_TRAINER_IMAGE": IMAGE,
@@ -245,7 +245,7 @@ async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]
     async with LocalCluster(folder, settings) as cluster:
         await cluster.client.create(CRDS.path(), crd())
         observer = Observer(cluster.client, cluster.s3.folder / "buckets" / "finetune" / "chaos")
-        chaos = Chaos(cluster, random.Random(seed), observer)
+        chaos = Chaos(cluster, random.Random(seed), observer, alive)
         working = asyncio.create_task(chaos.run(kills))
         # What watches ends by failing; so does a part of the cluster that ends though nobody killed it.
         watching = [asyncio.create_task(work) for work in (observer.run(), cluster.wait())]
@@ -265,12 +265,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="how often something is killed (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of victims and instants (default: 1)")
+    parser.add_argument("--alive", type=int, default=6, help="jobs at any time (default: 6)")
     parser.add_argument("--keep", type=Path, help="keep logs, objects and buckets in this folder")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        chaos, wrong = asyncio.run(unleash(given.kills, given.seed, given.keep or Path(temporary)))
+        chaos, wrong = asyncio.run(unleash(given.kills, given.seed, given.alive, given.keep or Path(temporary)))
     killed = ", ".join(f"{victim} {count}" for victim, count in sorted(chaos.kills.items()))
     print(f"{chaos.kills.total()} kills ({killed}) in {time.monotonic() - begun:.0f} s, seed {given.seed}")
     print(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.quantity import amount
 
 Body = dict[str, Any]
+# As long as a uid or a digest, and no message.
+SHORT_WORD = 64
 Key = tuple[str, str]
 # nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe: one each.
 _GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
@@ -17,7 +20,8 @@ _GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
 def slim(body: Mapping[str, Any]) -> Body:
     """What the operator reads of an object; the rest would only cost memory, thousands of times.
 
-    Of a Job's spec that is all but the template, of a pod's its node and the number of its GPUs.
+    Of a Job's spec that is all but the template, of a pod's its node and the number of its GPUs. Names and short words,
+    which each object has anew, are held once for all of them.
     """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     found = {**body, "metadata": meta}
@@ -27,7 +31,17 @@ def slim(body: Mapping[str, Any]) -> Body:
     elif "containers" in spec:
         node = {"nodeName": spec["nodeName"]} if spec.get("nodeName") else {}
         found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"]), **node}
-    return found
+    lean: Body = _shared(found)
+    return lean
+
+
+def _shared(value: Any) -> Any:
+    """A copy of JSON in which equal names and short words are the same object."""
+    if isinstance(value, dict):
+        return {sys.intern(name): _shared(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(inner) for inner in value]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= SHORT_WORD else value
 
 
 def _gpus(container: Mapping[str, Any]) -> float:

@@ -55,14 +55,15 @@ class Resync:
     ) -> None:
         self._caches, self._namespaces = list(caches), list(namespaces) or [""]
         self._changed, self._seconds = changed, seconds
-        # By kind and uid: since when the watch owes it. What is deleted meanwhile is owed by nobody, so that one look
-        # is not enough: `_confirmed` was owed at two.
-        self._owed: dict[str, dict[str, float]] = {}
+        # By kind and uid: since when the watch owes which version. What is deleted meanwhile is owed by nobody, so that
+        # one look is not enough: `_confirmed` was owed at two.
+        self._owed: dict[str, dict[str, tuple[float, int]]] = {}
         self._confirmed: dict[str, float] = {}
         self._ghosts: dict[str, set[str]] = {}
         # By kind: what the first list had and the cache has not held yet.
         self._awaited: dict[str, set[str]] = {}
         self._looks = 0
+        self._in_doubt = False
 
     @property
     def synced(self) -> bool:
@@ -93,7 +94,9 @@ class Resync:
     def _pause(self) -> float:
         if not self.synced:
             return min(FIRST_SECONDS * 2.0 ** min(self._looks - 1, 30), FIRST_SECONDS_LIMIT)
-        return min(self._seconds, DOUBT_SECONDS) if any(self._owed.values()) else self._seconds
+        # One more look tells debts from what is a moment behind; where there is always some of that, one is enough.
+        self._in_doubt = bool(self._confirmed) or (any(self._owed.values()) and not self._in_doubt)
+        return min(self._seconds, DOUBT_SECONDS) if self._in_doubt else self._seconds
 
     async def _compare(self, kube: Kube, cache: Cache) -> None:
         before = cache.versions()
@@ -116,14 +119,22 @@ class Resync:
             raise
 
     def _note_owed(self, cache: Cache, listed: Mapping[str, int]) -> None:
-        held, before = cache.versions(), self._owed.get(cache.kind, {})
+        """What the watch owes: each version that a list had and the cache has not reached, since it was first owed."""
+        held, before, now = cache.versions(), self._owed.get(cache.kind, {}), time.monotonic()
         self._awaited[cache.kind] = (self._awaited.get(cache.kind, set(listed)) & listed.keys()) - held.keys()
-        behind = [uid for uid, version in listed.items() if uid not in held or held[uid][1] < version]
-        owed = {uid: before.get(uid, time.monotonic()) for uid in behind}
-        confirmed = [since for uid, since in owed.items() if uid in before]
+        owed: dict[str, tuple[float, int]] = {}
+        still: list[float] = []
+        for uid, version in listed.items():
+            has = held[uid][1] if uid in held else -1
+            if uid in before and has < before[uid][1]:
+                owed[uid] = before[uid]
+                still.append(before[uid][0])
+            elif has < version:
+                # What changes all the time is a moment behind at every look, and never in debt for long.
+                owed[uid] = (now, version)
         self._owed[cache.kind] = owed
-        if confirmed:
-            self._confirmed[cache.kind] = min(confirmed)
+        if still:
+            self._confirmed[cache.kind] = min(still)
         else:
             self._confirmed.pop(cache.kind, None)
 

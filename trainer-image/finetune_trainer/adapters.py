@@ -18,21 +18,9 @@ from transformers import PreTrainedModel
 from finetune_api.lora import ALL_LINEAR, DoraConfig, LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
+from finetune_trainer.architectures import DEFAULT_TARGETS
 from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.model_files import ADAPTER, ADAPTER_WEIGHTS
-
-_SPLIT_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-# The attention projections, by model_type of config.json. Phi-4 calls itself phi3.
-DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
-    "phi3": ("o_proj", "qkv_proj"),
-    "llama": _SPLIT_ATTENTION,
-    "mistral": _SPLIT_ATTENTION,
-    "qwen2": _SPLIT_ATTENTION,
-    "qwen3": _SPLIT_ATTENTION,
-    "gemma": _SPLIT_ATTENTION,
-    "gemma2": _SPLIT_ATTENTION,
-    "gemma3_text": _SPLIT_ATTENTION,
-}
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,35 @@ async def test_a_watch_that_shows_nothing_new_is_noticed_at_the_second_look(monk
     assert scene.resync.overdue() == 0.0
 
 
+async def test_what_changes_all_the_time_is_a_moment_behind_and_never_in_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(resync.time, "monotonic", lambda: clock[0])
+    scene = Scene()
+    for version in range(1, 40):
+        scene.held, scene.lists.there = {"1": item("1", version)}, {"1": version + 1}
+        await scene.look()
+        assert scene.resync.overdue() == 0.0
+        clock[0] += 15
+    await scene.look()
+    assert scene.resync.overdue() == 15.0, "the same version, a look later"
+
+
+async def test_a_doubt_is_looked_into_once_and_a_debt_until_it_is_paid() -> None:
+    scene = Scene()
+
+    async def look(held: int, listed: int) -> float:
+        scene.held, scene.lists.there = {"1": item("1", held)}, {"1": listed}
+        await scene.look()
+        return scene.resync._pause()
+
+    assert await look(1, 1) == 300.0
+    assert await look(1, 2) == 15.0
+    assert await look(2, 3) == 300.0, "what was owed has come: it only changes often"
+    assert await look(2, 4) == 15.0, "the third version has not"
+    assert await look(2, 4) == 15.0
+    assert await look(4, 4) == 300.0
+
+
 async def test_the_caches_are_full_once_they_held_what_there_was_however_much_comes_meanwhile() -> None:
     scene = Scene()
     scene.lists.there = {"1": 1, "2": 1}

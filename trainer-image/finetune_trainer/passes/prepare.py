@@ -28,6 +28,7 @@ from finetune_trainer.inspection import (
     read,
     require_samples,
 )
+from finetune_trainer.least_memory import require_room
 from finetune_trainer.model_check import CheckedModel, check_model, describe, fits_vocabulary
 from finetune_trainer.model_source import open_adapter, open_model
 from finetune_trainer.result import one_line
@@ -111,8 +112,10 @@ def _inspect(place: Workplace, spec: JobSpec) -> _Inspected:
         raise AssertionError("a model that was refused left a finding")
     counted = {name: findings.gather(_count, place, spec, model, found) for name, found in data.items()}
     splits = [findings.gather(_split, place, spec, index, data, model) for index in _training_passes(spec, data)]
-    findings.stop()
     counts = {name: found for name, found in counted.items() if found}
+    for index in _training_passes(spec, data):
+        findings.gather(_fit, place, spec, index, model, counts)
+    findings.stop()
     return _Inspected(model, adapter, data, counts, [split for split in splits if split])
 
 
@@ -203,6 +206,24 @@ def _split(place: Workplace, spec: JobSpec, index: int, data: dict[str, Read], m
     path = f"spec.passes[{index}].config.evalDatasetSize"
     counts = count_split(item.config, train, model.tokenizer, path)
     return {**found, **{side: asdict(counted) for side, counted in counts.items()}}
+
+
+def _fit(place: Workplace, spec: JobSpec, index: int, model: CheckedModel, counts: dict[str, Counts]) -> None:
+    """Raises StageFailure (OutOfMemory) where a training cannot fit its system's GPUs, whatever is tried."""
+    item = spec.passes[index]
+    assert isinstance(item.config, LoraConfig)
+    host = next((system for system in spec.systems if system.name == (item.host or spec.engine.host)), None)
+    counted = counts.get(item.config.train_data_config)
+    if host is None or counted is None or not host.gpus():
+        return
+    process = next(data for data in spec.data_configs if data.name == item.config.train_data_config)
+    longest = min(counted.longest, process.pre_process_data_config.max_seq_len)
+    load, config = spec.input_model.load_kwargs, item.config
+    if spec.input_model.adapter_path:  # its rank counts, which is one at the least
+        config = config.model_copy(update={"r": 1, "rank_pattern": {}})
+    least = require_room(model.config, load, config, host, longest, f"spec.passes[{index}].config")
+    if least:
+        place.report.log(f"{item.name} needs on each GPU at least (GiB): {least}")
 
 
 def _report(inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dict[str, str]) -> dict[str, Any]:
