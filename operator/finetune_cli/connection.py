@@ -20,7 +20,6 @@ from finetune_cli.jobfile import Body
 from finetune_cli.standing import status_of
 from finetune_cli.words import ended
 from finetune_operator import labels
-from finetune_operator.manifests import CONTAINER
 
 Answer = TypeVar("Answer")
 
@@ -147,7 +146,7 @@ class Cluster:
             lambda: self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
-                container=CONTAINER,
+                container=labels.CONTAINER,
                 follow=follow,
                 tail_lines=tail,
                 _preload_content=False,
