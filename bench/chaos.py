@@ -1,9 +1,10 @@
 """Kills at random instants, and looks whether the operator's promises hold all the same.
 
 FinetuneJobs of several shapes run on the local cluster while the operator, the API server, the S3 server and stages'
-processes are killed (SIGKILL) and started again. The passes compute nothing; their results in the store are real
-(`chaos_trainer.py`). What must hold is in `invariants.py`. Prints what was done, and exits with 1 and the evidence
-where a promise is broken.
+processes are killed (SIGKILL) and started again. Nothing is killed but while a stage's process runs, and only once a
+status was written since the last kill: each kill hits work, and there is work between them. The passes compute nothing;
+their results in the store are real (`chaos_trainer.py`). What must hold is in `invariants.py`. Prints what was done,
+and exits with 1 and the evidence where a promise is broken.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,10 @@ IMAGE = "chaos-trainer:local"
 TRAINER = Path(__file__).with_name("chaos_trainer.py").resolve()
 OPERATOR, S3, STAGE = "operator", "s3", "stage"
 VICTIMS = {OPERATOR: 3, API_SERVER: 2, S3: 1, STAGE: 4}
-# How long a part stays dead, and how long all live until the next one dies.
-AWAY_SECONDS, PEACE_SECONDS = (0.0, 1.0), (0.2, 1.2)
-ALIVE = 3
-STAGE_SECONDS = 3.0
+# How long a part stays dead, and how long after the cluster is at work again the next one dies.
+AWAY_SECONDS, PEACE_SECONDS = (0.0, 1.0), (0.0, 1.0)
+# A cluster that is not at work again by then has lost it.
+RECOVERY_SECONDS = 60.0
 SETTLE_SECONDS = 120.0
 
 TRAIN: Object = {"name": "lora", "type": "LoRA", "config": {"trainDataConfig": "train"}}
@@ -103,12 +105,15 @@ def job(name: str, shape: Shape, endpoint: str) -> Object:
 
 @dataclass
 class Chaos:
-    """One run. `violations` are broken promises, in words."""
+    """One run, with `alive` jobs at any time."""
 
     cluster: LocalCluster
     numbers: random.Random
     observer: Observer
+    alive: int
     kills: Counter[str] = field(default_factory=Counter)
+    # How many stages ran at each kill.
+    hit: list[int] = field(default_factory=list)
     jobs: list[Expectation] = field(default_factory=list)
     meddling: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -120,8 +125,12 @@ class Chaos:
         """Kill `kills` times, wait for all jobs to end, delete them; what was found wrong."""
         while self.kills.total() < kills:
             await self._keep_alive()
-            await self._kill(self._victim())
+            written = self.observer.written
+            if self.kills:
+                await _until(lambda written=written: self.observer.written > written, "no status was written")
+            await _until(_stages, "no stage ran")
             await asyncio.sleep(self.numbers.uniform(*PEACE_SECONDS))
+            await self._kill(self._victim())
         await asyncio.gather(*self.meddling)
         wrong = await ends_of_all(self.observer, self.jobs, SETTLE_SECONDS)
         wrong += untrue_words(self.observer, self.cluster.s3.folder / "buckets" / "finetune" / "chaos", self.jobs)
@@ -131,8 +140,8 @@ class Chaos:
         return [*self.observer.violations, *wrong]
 
     async def _keep_alive(self) -> None:
-        """Start jobs until ALIVE of them run."""
-        while sum(not self.observer.has_ended(item) for item in self.jobs) < ALIVE:
+        """Start jobs until `alive` of them run."""
+        while sum(not self.observer.has_ended(item) for item in self.jobs) < self.alive:
             shape = SHAPES[len(self.jobs) % len(SHAPES)]
             name = f"{shape.name}-{len(self.jobs)}"
             self.jobs.append(Expectation(name, shape.phase, {"edit": 2}.get(shape.meddle, 1)))
@@ -178,11 +187,14 @@ class Chaos:
         return self.numbers.choices(list(VICTIMS), list(VICTIMS.values()))[0]
 
     async def _kill(self, victim: str) -> None:
+        stages = _stages()
+        if not stages:
+            # They ended just now: nothing would be hit.
+            return
+        self.hit.append(len(stages))
         if victim == STAGE:
-            pids = await _stages()
-            if not pids:
-                return
-            psutil.Process(self.numbers.choice(pids)).kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(self.numbers.choice(stages)).kill()
         else:
             await self.cluster.kill(victim)
             await asyncio.sleep(self.numbers.uniform(*AWAY_SECONDS))
@@ -192,21 +204,26 @@ class Chaos:
         self.kills[victim] += 1
 
 
-async def _stages() -> list[int]:
-    """The processes that run a stage, once there are any; none where none came within STAGE_SECONDS."""
-    deadline = time.monotonic() + STAGE_SECONDS
-    while True:
-        found: list[int] = []
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if str(TRAINER) in child.cmdline():
-                    found.append(child.pid)
-        if found or time.monotonic() > deadline:
-            return sorted(found)
+def _stages() -> list[int]:
+    """The processes that run a stage."""
+    found: list[int] = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if str(TRAINER) in child.cmdline():
+                found.append(child.pid)
+    return sorted(found)
+
+
+async def _until(holds: Callable[[], object], otherwise: str) -> None:
+    """Wait until it `holds`. Raises TimeoutError with `otherwise` after RECOVERY_SECONDS."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{otherwise} for {RECOVERY_SECONDS:g} s")
         await asyncio.sleep(0.1)
 
 
-async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]]:
+async def unleash(kills: int, seed: int, alive: int, folder: Path) -> tuple[Chaos, list[str]]:
     """One run below `folder`; it and what it found wrong."""
     environment: dict[str, Any] = {
         "FINETUNE_TRAINER_IMAGE": IMAGE,
@@ -228,15 +245,18 @@ async def unleash(kills: int, seed: int, folder: Path) -> tuple[Chaos, list[str]
     async with LocalCluster(folder, settings) as cluster:
         await cluster.client.create(CRDS.path(), crd())
         observer = Observer(cluster.client, cluster.s3.folder / "buckets" / "finetune" / "chaos")
-        watching = asyncio.create_task(observer.run())
-        chaos = Chaos(cluster, random.Random(seed), observer)
+        chaos = Chaos(cluster, random.Random(seed), observer, alive)
         working = asyncio.create_task(chaos.run(kills))
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-            watching.result()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        # What watches ends by failing; so does a part of the cluster that ends though nobody killed it.
+        watching = [asyncio.create_task(work) for work in (observer.run(), cluster.wait())]
+        await asyncio.wait({working, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        for task in watching if not working.done() else ():
+            if task.done():
+                working.cancel()
+                task.result()
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         return chaos, working.result()
 
 
@@ -245,15 +265,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="how often something is killed (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of victims and instants (default: 1)")
+    parser.add_argument("--alive", type=int, default=6, help="jobs at any time (default: 6)")
     parser.add_argument("--keep", type=Path, help="keep logs, objects and buckets in this folder")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        chaos, wrong = asyncio.run(unleash(given.kills, given.seed, given.keep or Path(temporary)))
+        chaos, wrong = asyncio.run(unleash(given.kills, given.seed, given.alive, given.keep or Path(temporary)))
     killed = ", ".join(f"{victim} {count}" for victim, count in sorted(chaos.kills.items()))
     print(f"{chaos.kills.total()} kills ({killed}) in {time.monotonic() - begun:.0f} s, seed {given.seed}")
-    print(f"{len(chaos.jobs)} jobs, {chaos.observer.pods} pods, {chaos.observer.manifests} results in the store")
+    print(
+        f"{len(chaos.jobs)} jobs, {chaos.observer.pods} pods, {chaos.observer.manifests} results in the store; "
+        f"{min(chaos.hit)} to {max(chaos.hit)} stages ran at each kill"
+    )
     for violation in wrong:
         print(f"BROKEN: {violation}")
     print("every promise held" if not wrong else f"{len(wrong)} promises were broken")

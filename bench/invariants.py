@@ -44,6 +44,8 @@ class Observer:
     store: Path
     violations: list[str] = field(default_factory=list)
     pods: int = 0
+    # How many statuses were seen to change.
+    written: int = 0
     _jobs: dict[str, Object] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
@@ -82,6 +84,7 @@ class Observer:
             self._gone.add(name)
             self._jobs.pop(name, None)
         else:
+            self.written += self._jobs.get(name, {}).get("status") != item.get("status")
             self._jobs[name] = item
 
     def _stage_job_changed(self, kind: str, item: Object) -> None:
@@ -154,7 +157,9 @@ def untrue_words(observer: Observer, store: Path, jobs: list[Expectation]) -> li
 
 def _unpublished(item: Expectation, status: Status, store: Path) -> list[str]:
     """What a job that succeeded says it has published and has not."""
-    path = store / layout.model_manifest_path("default", item.name, status.observed_generation or 0)
+    # A generation that only suspended or resumed it goes on with the plan, and publishes as the plan's.
+    generation = status.plan.generation if status.plan else 0
+    path = store / layout.model_manifest_path("default", item.name, generation)
     if not path.exists():
         return [f"{item.name} succeeded, and {path.relative_to(store)} is not there"]
     said = {(artifact.name, artifact.digest) for artifact in status.artifacts}

@@ -136,10 +136,24 @@ def make_model(folder: Path) -> int:
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "</s>"}))
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(Phi3Config(**SHAPE), dtype=torch.bfloat16)
     model.save_pretrained(folder)
     return model.num_parameters()
+
+
+def learnable_rows(count: int = BLOCKS, follows: float = 0.9) -> list[dict[str, str]]:
+    """Rows of LENGTH letters of which each is told by the one before with the probability `follows`."""
+    rng, letters = random.Random(0), string.ascii_letters
+    after = dict(zip(letters, rng.sample(letters, len(letters)), strict=True))
+
+    def row() -> str:
+        text = [rng.choice(letters)]
+        while len(text) < LENGTH:
+            text.append(after[text[-1]] if rng.random() < follows else rng.choice(letters))
+        return "".join(text)
+
+    return [{"text": row()} for _ in range(count)]
 
 
 def stage(kind: str, steps: int, batch: int, dropout: float = 0.05) -> StageDocument:

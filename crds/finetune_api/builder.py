@@ -76,7 +76,8 @@ class ModelBuilderConfig(Model):
     execution_provider: Provider = Field(
         "cpu",
         description="The ONNX Runtime execution provider that the model is built for. No pod has dml or webgpu: "
-        "there the model's structure is verified, and a CPU build with the same settings is run in its place.",
+        "there the model's structure is verified, and a CPU build with the same settings is run in its place. "
+        "Default: engine.executionProviders, else cpu.",
     )
     int4_block_size: Literal[16, 32, 64, 128, 256] | None = Field(
         None, description="Weights that share a scale, for int4 and int8. Default: the builder's, 32."
@@ -93,7 +94,8 @@ class ModelBuilderConfig(Model):
         description="Quantization algorithm, for int4 and int8. auto, for int4: the smallest of default with blocks of "
         "128, default with blocks of 32, k_quant, k_quant_last and k_quant_mixed that meets the evaluator's "
         "max-degradation goals beside the model it is built from, on validation rows "
-        "(evaluators[].validationSize). Default: the builder's.",
+        "(evaluators[].validationSize), with the whole 95 % interval of the paired comparison; where none does, the "
+        "nearest to it of those whose figures meet the goals. Default: the builder's.",
     )
     max_tries: Annotated[int, Field(ge=1, le=5)] | None = Field(
         None, description="With int4AlgoConfig auto: how many of its settings are tried at most. Default: 5."

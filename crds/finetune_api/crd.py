@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
 from finetune_api.base import Model
-from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, ModelBuilderConfig, Provider
+from finetune_api.builder import BLOCKWISE, PROVIDERS_OF, ModelBuilderConfig, Precision, Provider
 from finetune_api.evaluators import METRIC_FIELDS, ROW_METRICS, Metric
 from finetune_api.job import JobSpec
 from finetune_api.passes import PASS_TYPES
@@ -42,12 +42,16 @@ COLUMNS = [
 # With one training pass, one merge and the builder last, the order needs no more than who is first.
 MERGE_BEFORE_BUILD = (
     "!self.passes.exists(b, b.type == 'ModelBuilder') || "
-    "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || "
+    "!(has(self.inputModel.adapterPath) || self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA'])) || "
     "self.passes.exists(m, m.type == 'MergeAdapterWeights' || "
     "(has(m.config) && has(m.config.adapter) && m.config.adapter == 'unmerged'))"
 )
 ADAPTER_BEFORE_MERGE = (
-    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || self.passes[0].type in ['LoRA', 'QLoRA', 'DoRA']"
+    "!self.passes.exists(m, m.type == 'MergeAdapterWeights') || has(self.inputModel.adapterPath) || "
+    "self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA'])"
+)
+TRAINING_FIRST = (
+    "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || self.passes[0].type != 'MergeAdapterWeights'"
 )
 ONE_MERGE = "self.passes.filter(p, p.type == 'MergeAdapterWeights').size() <= 1"
 BUILDER_LAST = (
@@ -120,10 +124,16 @@ def _spec() -> Schema:
             "put MergeAdapterWeights between the adapter's pass and ModelBuilder",
             ".passes",
         ),
-        _rule(ADAPTER_BEFORE_MERGE, "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it", ".passes"),
+        _rule(
+            ADAPTER_BEFORE_MERGE,
+            "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it, or inputModel.adapterPath",
+            ".passes",
+        ),
+        _rule(TRAINING_FIRST, "LoRA, QLoRA or DoRA must come first: they train on inputModel", ".passes"),
         _rule(ONE_MERGE, "at most one MergeAdapterWeights pass: there is one adapter to merge", ".passes"),
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
         _rule(ONE_TRAINING, "at most one LoRA, QLoRA or DoRA pass; use one job for each", ".passes"),
+        *_provider_rules(),
     ]
     metric = schema["properties"]["evaluators"]["items"]["properties"]["metrics"]["items"]
     metric["x-kubernetes-validations"] = _metric_rules()
@@ -222,12 +232,12 @@ def _adapter_rules() -> list[Schema]:
 
 
 def _builder_rules() -> list[Schema]:
-    """What `rules.builder_combinations` says."""
+    """What `rules.builder_combinations` says of one pass alone."""
     rules = [
         _rule(
             f"!has(self.config) || !has(self.config.precision) || self.config.precision != '{precision}' || "
-            f"{_provider_in(providers)}",
-            f"config.precision {precision} needs config.executionProvider {' or '.join(providers)}",
+            f"!has(self.config.executionProvider) || self.config.executionProvider in {json.dumps(list(providers))}",
+            _needs(precision, providers),
         )
         for precision, providers in PROVIDERS_OF.items()
         if len(providers) < len(PROVIDERS_OF["int4"])
@@ -244,12 +254,24 @@ def _builder_rules() -> list[Schema]:
     return rules
 
 
-def _provider_in(providers: Sequence[Provider]) -> str:
-    """CEL that is true where executionProvider is one of `providers`; cpu where it is not given."""
-    given = f"self.config.executionProvider in {json.dumps(list(providers))}"
-    if "cpu" in providers:
-        return f"!has(self.config.executionProvider) || {given}"
-    return f"(has(self.config.executionProvider) && {given})"
+def _provider_rules() -> list[Schema]:
+    """The same of passes that leave the provider to the engine, which leaves it to the CPU."""
+    return [
+        _rule(
+            f"!self.passes.exists(b, has(b.config) && has(b.config.precision) && b.config.precision == '{precision}' "
+            "&& !has(b.config.executionProvider)) || (has(self.engine) && has(self.engine.executionProviders) ? "
+            f"self.engine.executionProviders.all(e, e in {json.dumps(list(providers))}) : "
+            f"{json.dumps('cpu' in providers)})",
+            _needs(precision, providers),
+            ".passes",
+        )
+        for precision, providers in PROVIDERS_OF.items()
+        if len(providers) < len(PROVIDERS_OF["int4"])
+    ]
+
+
+def _needs(precision: Precision, providers: Sequence[Provider]) -> str:
+    return f"config.precision {precision} needs config.executionProvider {' or '.join(providers)}"
 
 
 def _config_of(model: type[Model]) -> type[Model]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from finetune_api.base import LabelName, ListMap, Model
 from finetune_api.data import DataConfig
 from finetune_api.engine import Engine
 from finetune_api.evaluators import Evaluator
 from finetune_api.model import InputModel
-from finetune_api.passes import Pass
+from finetune_api.passes import ModelBuilderPass, Pass
 from finetune_api.publishing import PublishTarget
 from finetune_api.storage import Storage
 from finetune_api.system import System
@@ -70,3 +70,17 @@ class JobSpec(Model):
         description="The controller that runs this job. Any other than finetune.dev/finetune-operator, such as "
         "kueue.x-k8s.io/multikueue, means that this operator leaves it alone. Default: this operator.",
     )
+
+    @model_validator(mode="after")
+    def _builds_for_the_engines_provider(self) -> Self:
+        """Writes engine.executionProviders into the passes that name none, so that nobody else has to look there."""
+        if self.engine.execution_providers is None:
+            return self
+        chosen = {"execution_provider": self.engine.execution_providers[0]}
+        passes = [
+            item.model_copy(update={"config": item.config.model_copy(update=chosen)})
+            if isinstance(item, ModelBuilderPass) and "execution_provider" not in item.config.model_fields_set
+            else item
+            for item in self.passes
+        ]
+        return self.model_copy(update={"passes": passes})

@@ -26,7 +26,7 @@ PASS_VERSIONS = {
     "QLoRA": 2,
     "DoRA": 1,
     "MergeAdapterWeights": 1,
-    "ModelBuilder": 2,
+    "ModelBuilder": 3,
     "Evaluate": 2,
 }
 
@@ -97,6 +97,8 @@ def _stage_key(namespace: str, spec: JobSpec, pins: Pins, stage: StageOutline, u
         content["evaluator"] = effective(stage.evaluator)
     if stage.base:
         content["base"] = {"digest": pins.model.digest, "loadKwargs": effective(spec.input_model.load_kwargs)}
+    if stage.base_adapter:
+        content["baseAdapter"] = pins.model.adapter
     return digest(content)
 
 

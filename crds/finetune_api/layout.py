@@ -34,7 +34,7 @@ def report_path(job_uid: str, generation: int) -> str:
 
 
 def data_path(digest: str) -> str:
-    """Where the files that a data pin's digest stands for were found; what is read there is held to the digest."""
+    """Where the files that a pin's digest stands for were found; what is read there is held to the digest."""
     return f"data/{digest}.json"
 
 

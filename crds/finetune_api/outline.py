@@ -6,7 +6,7 @@ Operator and trainer both read this, so that prepare can compute the content key
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from finetune_api.base import Model
@@ -27,7 +27,8 @@ INPUT_EVALUATION = "evaluate-input"
 class StageOutline:
     """One stage of a job.
 
-    `inputs` names the upstream stage that gives each role; `base` says that the job's input model is read too.
+    `inputs` names the upstream stage that gives each role; `base` says that the job's input model is read too, and
+    `base_adapter` that the adapter on it is (inputModel.adapterPath).
     `evaluator` is what a ModelBuilder that chooses its quantization chooses by.
     """
 
@@ -36,6 +37,7 @@ class StageOutline:
     config: Model
     inputs: dict[Role, str] = field(default_factory=dict)
     base: bool = False
+    base_adapter: bool = False
     data: tuple[str, ...] = ()
     system: str | None = None
     output: Role | None = None
@@ -58,6 +60,8 @@ def outline(spec: JobSpec) -> tuple[StageOutline, ...]:
     current: dict[Role, str] = {}
     for item in spec.passes:
         stage = _pass_stage(spec, item, current)
+        if spec.input_model.adapter_path and not current:
+            stage = replace(stage, base_adapter=True)
         stages.append(stage)
         if stage.output == "adapter":
             current = {"adapter": stage.name}
@@ -153,12 +157,28 @@ def _input_evaluations(spec: JobSpec, wanted: Iterable[Evaluator]) -> dict[str, 
             {},
             True,
             target,
+            base_adapter=spec.input_model.adapter_path is not None,
         )
         for name, evaluator in found.items()
     }
 
 
 def _evaluation(
-    name: str, evaluator: Evaluator, inputs: dict[Role, str], base: bool, target: str | None
+    name: str,
+    evaluator: Evaluator,
+    inputs: dict[Role, str],
+    base: bool,
+    target: str | None,
+    *,
+    base_adapter: bool = False,
 ) -> StageOutline:
-    return StageOutline(name, "Evaluate", evaluator, inputs, base=base, data=evaluator.data, system=target)
+    return StageOutline(
+        name,
+        "Evaluate",
+        evaluator,
+        inputs,
+        base=base,
+        base_adapter=base_adapter,
+        data=evaluator.data,
+        system=target,
+    )

@@ -111,7 +111,7 @@ class Allowed(Model):
 
 
 class Limits(Model):
-    """What a stage may take at most."""
+    """What a stage, and a namespace's jobs together, may take at most."""
 
     max_gpus: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         None,
@@ -120,6 +120,11 @@ class Limits(Model):
     )
     max_nodes: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="Pods that a stage is spread over (systems[].nodes). Default: no limit."
+    )
+    max_running_jobs: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="Jobs of each namespace that run at the same time; the others are Queued, and the oldest goes "
+        "next. Default: no limit.",
     )
 
 
@@ -203,7 +208,9 @@ class PolicySpec(Model):
         description="By their labels, the namespaces whose jobs it holds for; an empty one selects all.",
     )
     allow: Allowed = Field(default_factory=Allowed, description="What jobs may name.")
-    limits: Limits = Field(default_factory=Limits, description="What a stage may take at most.")
+    limits: Limits = Field(
+        default_factory=Limits, description="What a stage, and a namespace's jobs together, may take at most."
+    )
     allow_remote_code: bool = Field(
         False,
         description="Let jobs run Python code that comes with a model (trustRemoteCode). All policies of a namespace "

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainValidator
+
+from finetune_api.base import Quantity
 
 # Amounts of resources are never negative, so the sign that Kubernetes' grammar has is left out.
 PATTERN = r"^([0-9]+([.][0-9]*)?|[.][0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
@@ -24,6 +28,9 @@ def checked(value: Any) -> str | int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return value
     raise ValueError("not an amount; write it like 500m, 2 or 16Gi")
+
+
+QuantityValue = Annotated[str | int, Quantity(), PlainValidator(checked)]
 
 
 def amount(value: str | int) -> Decimal:

@@ -9,18 +9,17 @@ _OUTPUTS = "Remove it: outputs, checkpoints and what is done already are in spec
 _SEARCH = "Remove it: passes run in the order of spec.passes; write a job for each setting that you want to compare."
 _AZURE = "Name a system of the cluster: spec.systems[] with resources, nodeSelector and tolerations."
 _QUANTIZED = "Remove it: the base is loaded unquantized; pass type QLoRA trains over a base of 4 bits."
+_FOLDERS = "Remove it, or write the one value: change storage.uri to keep outputs elsewhere."
 _CODE = "Remove it: jobs run no code of their own; build an image FROM the trainer's and name it in systems[].image."
 _BUILDER = "Remove it: the model must take input_ids and give logits, or it could not be checked."
 
 FIELDS = {
-    "cacheDir": _OUTPUTS,
-    "outputDir": _OUTPUTS,
+    # The fields cacheDir and outputDir have one value each, so there is nothing to gain from spelling them right.
+    "cache_dir": _OUTPUTS,
+    "output_dir": _OUTPUTS,
     "outputName": _OUTPUTS,
     "cleanCache": "Remove it; change spec.runId to compute everything again.",
-    "executionProviders": "Write executionProvider into ModelBuilder's config.",
-    "logSeverityLevel": "Remove it: a pod's log has one level; figures are in status and in the metrics.",
     "logToFile": "Remove it: logs are the pods'; keep them with your cluster's log collector.",
-    "searchStrategy": _SEARCH,
     "disableSearch": _SEARCH,
     "packagingConfig": "Remove it: the artifact is a folder in spec.storage with a manifest.",
     "azuremlClient": _AZURE,
@@ -31,7 +30,6 @@ FIELDS = {
     "quantizationConfig": _QUANTIZED,
     "loadIn4bit": _QUANTIZED,
     "loadIn8bit": _QUANTIZED,
-    "maxMemory": "Remove it: a model is put whole on the pod's device; choose a system that is large enough.",
     "deviceMap": "Remove it: a model is put on the pod's GPU, or on its CPU; choose the system by host.",
     "modelScript": _CODE,
     "modelLoader": _CODE,
@@ -42,6 +40,13 @@ FIELDS = {
     "excludeEmbeds": _BUILDER,
     "excludeLmHead": _BUILDER,
     "builds": "Write a job for each build; stages that they share are computed once.",
+}
+# Fields whose other values v1alpha1 does not have.
+VALUES = {
+    "cacheDir": _FOLDERS,
+    "outputDir": _FOLDERS,
+    "searchStrategy": _SEARCH,
+    "quantization": _QUANTIZED,
 }
 PASS_TYPES = {
     "loftq": "Use QLoRA; its adapter is merged into the base at full precision, which is what LoftQ makes up for.",

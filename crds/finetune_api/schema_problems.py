@@ -62,7 +62,10 @@ def _unknown_field(path: str, error: ErrorDetails, known: Sequence[str]) -> Prob
 
 
 def _unknown_value(path: str, value: Any, expected: str) -> Problem:
-    meanwhile = reserved.kind(value) if path.endswith(".type") else None
+    name = path.rpartition(".")[2]
+    if name in reserved.VALUES:
+        return problem(path, _shown(value), "a reserved value, which v1alpha1 does not have", reserved.VALUES[name])
+    meanwhile = reserved.kind(value) if name == "type" else None
     if meanwhile is not None:
         return problem(path, value, reserved.MESSAGE, meanwhile)
     return problem(path, value, "not a known value", f"Use {expected}.")

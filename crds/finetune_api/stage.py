@@ -10,16 +10,19 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from finetune_api.base import Digest, Model, Name
 from finetune_api.data import DataConfig
+from finetune_api.engine import LogSeverity
 from finetune_api.model import InputModel
 from finetune_api.problems import Problem
 from finetune_api.storage import Storage
 
-# What the kubelet keeps of a termination message. The largest legal result, prepare's, is 4069 bytes.
+# What the kubelet keeps of a termination message. The largest that the trainer writes, prepare's, is 4045 bytes.
 MAX_RESULT_BYTES = 4096
+# Characters of an architecture's name that are kept.
+MAX_ARCHITECTURE = 64
 STAGE_ENV = "FINETUNE_STAGE"
 RESULT_PATH_ENV = "FINETUNE_RESULT_PATH"
 # Where several processes train together: how many pods, processes in each, and rank 0's host:port. The pod's own rank
@@ -103,6 +106,7 @@ class ModelPin(Model):
     revision: Plain | None = Field(None, description="The hub's commit, where the model is a hub's.")
     architecture: Plain = Field("", description="The model's architecture, as its config.json names it.")
     size: Size = Field(0, description="Bytes of its files.")
+    adapter: Digest | None = Field(None, description="sha256 over inputModel.adapterPath's files, where it is given.")
 
 
 class DataPin(Model):
@@ -152,7 +156,13 @@ class Artifact(Model):
 
 
 class StageDocument(Model):
-    """All that one attempt of one stage needs to know. No secret is in it."""
+    """All that one attempt of one stage needs to know. No secret is in it.
+
+    A field that a reader does not know is left unread: an operator may be newer than the image that a plan holds fast.
+    What a stage computes by is in `config`, which its pass reads strictly.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     version: Literal[1] = 1
     job: JobRef
@@ -166,6 +176,7 @@ class StageDocument(Model):
     evaluator: dict[str, Any] | None = Field(
         None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
     )
+    log_severity_level: LogSeverity = Field(1, description="How grave a line is that goes to the pod's log; engine's.")
     storage: Storage
     image: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         None, description="The image that the pod was given, as its reference says it."

@@ -88,7 +88,8 @@ def _annotated(annotation: Any, marks: list[Any]) -> Schema:
 def _bare(annotation: Any, origin: Any, marks: list[Any]) -> Schema:
     if origin is Literal:
         values = list(typing.get_args(annotation))
-        return {"type": "integer" if isinstance(values[0], int) else "string", "enum": values}
+        kinds = {bool: "boolean", int: "integer", str: "string"}
+        return {"type": kinds[type(values[0])], "enum": values}
     if origin is list:
         (inner,) = typing.get_args(annotation)
         return {"type": "array", "items": _annotated(inner, []), **_list_type(marks)}

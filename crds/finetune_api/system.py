@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, StringConstraints
+from pydantic import Field, StringConstraints
 
 from finetune_api import quantity
-from finetune_api.base import LabelName, Model, Name, ObjectName, Quantity
+from finetune_api.base import LabelName, Model, Name, ObjectName
+from finetune_api.quantity import QuantityValue
 
 GPU = "nvidia.com/gpu"
-QuantityValue = Annotated[str | int, Quantity(), PlainValidator(quantity.checked)]
 ResourceList = Annotated[dict[Annotated[str, StringConstraints(max_length=63)], QuantityValue], Field(max_length=16)]
 LabelMap = Annotated[
     dict[

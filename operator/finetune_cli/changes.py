@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from finetune_cli.arguments import tell
 from finetune_cli.connection import Cluster
 from finetune_cli.errors import ExitCode
 from finetune_cli.jobfile import Body
@@ -21,7 +22,8 @@ GITOPS_MARKS = {
 def change(arguments: argparse.Namespace, spec: Body, words: str) -> int:
     """Merge `spec` into the job's, and say what that comes to."""
     job = Cluster.connect(arguments).patch(arguments.name, spec)
-    print(f"{job['metadata']['namespace']}/{arguments.name}: {words}")
+    done = {"namespace": job["metadata"]["namespace"], "name": arguments.name, "spec": spec}
+    tell(done, f"{done['namespace']}/{arguments.name}: {words}", arguments.output)
     keeper = kept_by(job)
     if keeper:
         print(f"note: {keeper} keeps this job and may put it back; change it in Git too", file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from math import ceil, inf
+from time import monotonic
 from typing import Any, TypeVar, cast
 
 import urllib3
@@ -12,8 +14,9 @@ from kubernetes import client, config, watch
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
 from finetune_api.status import Status
-from finetune_cli.errors import environment, invalid, job_failed
+from finetune_cli.errors import environment, invalid, job_failed, timed_out
 from finetune_cli.jobfile import Body
+from finetune_cli.standing import status_of
 from finetune_cli.words import ended
 from finetune_operator import labels
 from finetune_operator.manifests import CONTAINER
@@ -23,16 +26,10 @@ Answer = TypeVar("Answer")
 REQUEST_SECONDS = 30
 # How long one watch lasts before the server ends it and the client asks again.
 WATCH_SECONDS = 240
+# How long a followed log may say nothing: a stage waits for its inputs, its GPU's step, its store.
+SILENT_SECONDS = 24 * 3600
 NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 GONE = 410
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options by which kubectl is told where to look, with kubectl's own names."""
-    group = parser.add_argument_group("cluster")
-    group.add_argument("-n", "--namespace", metavar="NAME", help="default: the context's")
-    group.add_argument("--context", metavar="NAME", help="context of the kubeconfig; default: its current one")
-    group.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
 
 
 class Cluster:
@@ -45,7 +42,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, arguments: argparse.Namespace) -> Cluster:
-        """By the options of `add_options`; inside a pod without a kubeconfig, as its service account."""
+        """By the options of `arguments.add_cluster`; inside a pod without a kubeconfig, as its service account."""
         path, context = arguments.kubeconfig, arguments.context
         try:
             if not path and not context and _in_pod():
@@ -62,15 +59,32 @@ class Cluster:
             ) from error
         return cls(api, arguments.namespace or chosen["context"].get("namespace") or "default")
 
-    def job(self, name: str) -> Body:
+    def job(self, name: str, seconds: float = REQUEST_SECONDS) -> Body:
         """The FinetuneJob `name`."""
         return self._asked(
             f"reading {KIND} {name}",
             lambda: self._jobs.get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
+                GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=seconds
             ),
             missing=lambda: self._no_such_job(name),
         )
+
+    def names(self, seconds: float = REQUEST_SECONDS, *, limit: int | None = None) -> list[str]:
+        """Names of the namespace's FinetuneJobs, the first `limit` of them."""
+        more = {} if limit is None else {"limit": limit}
+        found = self._asked(
+            f"listing {KIND}s",
+            lambda: self._jobs.list_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, _request_timeout=seconds, **more
+            ),
+            missing=lambda: f"this cluster does not know {KIND}s; install the operator's chart first",
+        )
+        return [item["metadata"]["name"] for item in found["items"]]
+
+    def namespaces(self, seconds: float = REQUEST_SECONDS) -> list[str]:
+        """Names of the cluster's namespaces."""
+        found = self._asked("listing namespaces", lambda: self._core.list_namespace(_request_timeout=seconds))
+        return [item.metadata.name for item in found.items]
 
     def patch(self, name: str, spec: Body) -> Body:
         """Merge `spec` into the job's own spec; the job as it is then."""
@@ -82,18 +96,25 @@ class Cluster:
             missing=lambda: self._no_such_job(name),
         )
 
-    def statuses(self, name: str) -> Iterator[tuple[Body, Status]]:
+    def statuses(self, name: str, patience: float | None = None) -> Iterator[tuple[Body, Status]]:
         """The job and its status whenever that changes; the last one is final.
 
-        Statuses of an earlier generation are left out. Raises CliError where the job is deleted meanwhile.
+        Statuses of an earlier generation are left out. Raises CliError where the job is deleted meanwhile, or has not
+        ended after `patience` seconds.
         """
+        deadline = inf if patience is None else monotonic() + patience
         job = self.job(name)
         while True:
-            if (status := _present_status(job)) is not None:
+            status = _present_status(job)
+            if status is not None:
                 yield job, status
                 if ended(status) is not None:
                     return
-            job = self._changed(name, job["metadata"]["resourceVersion"])
+            left = deadline - monotonic()
+            if left <= 0:
+                was = f"it is {status.phase}: {status.message or ''}" if status else "it has no status yet"
+                raise timed_out(f"{name} has not ended after {patience:g} s; {was}")
+            job = self._changed(name, job["metadata"]["resourceVersion"], max(1, ceil(min(left, WATCH_SECONDS))))
 
     def secret(self, name: str) -> Body:
         """The Secret `name`, its values in base64."""
@@ -127,7 +148,7 @@ class Cluster:
                 follow=follow,
                 tail_lines=tail,
                 _preload_content=False,
-                _request_timeout=(REQUEST_SECONDS, None if follow else REQUEST_SECONDS),
+                _request_timeout=(REQUEST_SECONDS, SILENT_SECONDS if follow else REQUEST_SECONDS),
             ),
             missing=lambda: f"pod {pod} is gone",
         )
@@ -138,7 +159,7 @@ class Cluster:
         if pending:
             yield pending.decode(errors="replace")
 
-    def _changed(self, name: str, version: str) -> Body:
+    def _changed(self, name: str, version: str, seconds: int) -> Body:
         """The job after its next change, or as it is where the watch was lost. Raises CliError once it is deleted."""
         stream = watch.Watch()
         try:
@@ -150,7 +171,7 @@ class Cluster:
                 PLURAL,
                 field_selector=f"metadata.name={name}",
                 resource_version=version,
-                timeout_seconds=WATCH_SECONDS,
+                timeout_seconds=seconds,
             )
             for event in events:
                 if event["type"] == "DELETED":
@@ -167,14 +188,7 @@ class Cluster:
         return self.job(name)
 
     def _no_such_job(self, name: str) -> str:
-        found = self._asked(
-            f"listing {KIND}s",
-            lambda: self._jobs.list_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, limit=20, _request_timeout=REQUEST_SECONDS
-            ),
-            missing=lambda: f"this cluster does not know {KIND}s; install the operator's chart first",
-        )
-        names = ", ".join(item["metadata"]["name"] for item in found["items"]) or "none"
+        names = ", ".join(self.names(limit=20)) or "none"
         return f"there is no {KIND} {name} in namespace {self.namespace}; there: {names}. -n names another namespace"
 
     def _asked(self, doing: str, call: Callable[[], Any], *, missing: Callable[[], str] | None = None) -> Any:
@@ -200,7 +214,7 @@ class Cluster:
 
 
 def _present_status(job: Body) -> Status | None:
-    status = Status.model_validate(job.get("status") or {})
+    status = status_of(job)
     return status if status.observed_generation == job["metadata"]["generation"] else None
 
 

@@ -6,13 +6,22 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every command."""
+    """The exit codes of every command; docs/cli.md has the table, which a test compares."""
 
     OK = 0
-    JOB_FAILED = 1
+    # The answer is no: the job failed, or files are not what their manifest says.
+    FAILED = 1
+    # What was asked for cannot be: wrong usage, an invalid job, a name that is not there.
     INVALID = 2
+    # Something is missing on this machine, or does not answer, or refuses.
     ENVIRONMENT = 3
+    # The time that --timeout gave was not enough; the job goes on.
+    TIMEOUT = 4
+    # sysexits.h's EX_SOFTWARE: an error of this program's own.
+    INTERNAL = 70
+    # 128 + SIGINT, and 128 + SIGPIPE, as shells say it.
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 class CliError(Exception):
@@ -35,4 +44,9 @@ def environment(message: str) -> CliError:
 
 def job_failed(message: str) -> CliError:
     """The job itself did not come to a good end."""
-    return CliError(ExitCode.JOB_FAILED, message)
+    return CliError(ExitCode.FAILED, message)
+
+
+def timed_out(message: str) -> CliError:
+    """It was not done in the time that was given."""
+    return CliError(ExitCode.TIMEOUT, message)

@@ -10,6 +10,7 @@ from finetune_api.status import Status
 from finetune_cli.apply import FINETUNE_JOBS
 from finetune_cli.errors import job_failed
 from finetune_cli.jobfile import Body
+from finetune_cli.standing import status_of
 from finetune_cli.words import ended
 from finetune_local.client import ApiClient, Object
 from finetune_local.informer import DELETED, Informer
@@ -35,7 +36,7 @@ async def follow(client: ApiClient, job: Body) -> AsyncIterator[Status]:
             kind, item = await _next(changes, watching)
             if kind == DELETED:
                 raise job_failed(f"{metadata['namespace']}/{metadata['name']} was deleted before it ended")
-            status = Status.model_validate(item.get("status") or {})
+            status = status_of(item)
             if status.observed_generation != item["metadata"]["generation"]:
                 continue
             yield status

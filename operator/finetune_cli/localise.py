@@ -96,8 +96,9 @@ def _fill_storage(spec: dict[str, Any], storage: LocalStorage, result: Localised
 def _paths(spec: dict[str, Any]) -> Iterator[tuple[Any, Any, str, str]]:
     """(holder, key, field's path, name in the bucket) of everything that may be a local path."""
     model = spec.get("inputModel")
-    if isinstance(model, dict) and isinstance(model.get("modelPath"), str):
-        yield model, "modelPath", "spec.inputModel.modelPath", "model"
+    for key, name in (("modelPath", "model"), ("adapterPath", "adapter")):
+        if isinstance(model, dict) and isinstance(model.get(key), str):
+            yield model, key, f"spec.inputModel.{key}", name
     for config in _objects(spec.get("dataConfigs")):
         load, name = config.get("loadDatasetConfig"), config.get("name", "data")
         # In a hub data set (`org/name`) paths are the repository's.
@@ -120,7 +121,7 @@ def _local_source(value: str, folder: Path, field_path: str) -> Path | None:
 
     A model's path is local where it begins with `.`, `/` or `~`, for a bare `a/b` is a hub id.
     """
-    is_model = field_path.endswith("modelPath")
+    is_model = field_path.endswith(("modelPath", "adapterPath"))
     if "://" in value or (is_model and not value.startswith((".", "/", "~"))):
         return None
     source = Path(os.path.normpath(folder / Path(value).expanduser()))

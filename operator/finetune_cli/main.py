@@ -1,7 +1,6 @@
 """`finetune` and `kubectl finetune`: the subcommands, and how each ends.
 
-Exit codes: 0 all is well; 1 the job failed; 2 wrong usage or an invalid job; 3 something on this machine is missing;
-130 interrupted. `--debug` shows where an error came from.
+Exit codes are those of `errors.ExitCode`. `--debug` shows where an error came from.
 """
 
 from __future__ import annotations
@@ -41,33 +40,41 @@ COMMANDS = {
 COMPLETING = "_ARGCOMPLETE"
 # `import` cannot be a module's name.
 MODULES = {"import": "import_olive"}
+# What may also stand before the command, as in `kubectl finetune -n team status tones`.
+CLUSTER_FLAGS = ("-n", "--namespace", "--context", "--kubeconfig")
 EPILOG = (
-    "exit codes: 0 all is well, 1 the job failed, 2 wrong usage or an invalid job, "
-    "3 something on this machine is missing, 130 interrupted"
+    "exit codes: 0 all is well, 1 the job failed or files are not as published, 2 wrong usage or an invalid job, "
+    "3 something is missing or does not answer, 4 time is up, 70 an error of this program, 130 interrupted"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = command_first(sys.argv[1:] if argv is None else argv)
     asked = parser(words)
     if COMPLETING in os.environ:
         # Imported where a shell asks only; it answers and ends the process.
         from argcomplete import autocomplete  # noqa: PLC0415
 
-        autocomplete(parser(os.environ["COMP_LINE"].split()[1:]))
+        autocomplete(parser(command_first(os.environ["COMP_LINE"].split()[1:])))
     arguments = asked.parse_args(words)
     try:
-        return int(_module(arguments.command).execute(arguments))
+        code = int(_module(arguments.command).execute(arguments))
+        sys.stdout.flush()
     except CliError as error:
         _complain(arguments, str(error))
         return int(error.code)
     except KeyboardInterrupt:
         _complain(arguments, "interrupted")
         return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever reads has heard enough, as `head` does. Nor may Python's own last flush complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.BROKEN_PIPE)
     except Exception as error:
-        _complain(arguments, f"{type(error).__name__}: {error} (unexpected; --debug shows where)")
-        return int(ExitCode.ENVIRONMENT)
+        _complain(arguments, f"{type(error).__name__}: {error} (an error of this program; --debug shows where)")
+        return int(ExitCode.INTERNAL)
+    return code
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -85,6 +92,16 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
         if words[:1] == [name]:
             _module(name).configure(command)
     return program
+
+
+def command_first(words: Sequence[str]) -> list[str]:
+    """`words` with the cluster's options behind the command, where argparse looks for them."""
+    before: list[str] = []
+    rest = list(words)
+    while rest and rest[0].partition("=")[0] in CLUSTER_FLAGS:
+        count = 1 if "=" in rest[0] else 2
+        before, rest = [*before, *rest[:count]], rest[count:]
+    return [*rest[:1], *before, *rest[1:]] if rest else before
 
 
 def _module(name: str) -> ModuleType:

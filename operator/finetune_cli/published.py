@@ -6,6 +6,7 @@ import argparse
 import hashlib
 
 from finetune_api import layout, rules
+from finetune_api.job import JobSpec
 from finetune_api.stage import Manifest
 from finetune_cli.bucket import Bucket
 from finetune_cli.connection import Cluster
@@ -22,15 +23,22 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
 
 def open_bucket(cluster: Cluster, job: Body, endpoint: str | None = None) -> Bucket:
     """The job's storage. Raises CliError where its spec is not valid or its Secret cannot be read."""
-    spec, problems = rules.check(job["spec"])
-    if spec is None:
-        raise invalid(f"{name_of(job)} is not valid: {problems[0]}")
-    storage = spec.storage.model_copy(update={"endpoint": endpoint}) if endpoint else spec.storage
+    storage = valid_spec(job).storage
+    if endpoint:
+        storage = storage.model_copy(update={"endpoint": endpoint})
     reference = storage.credentials_secret_ref
     if reference is None:
         # As in a pod without keys of its own: boto3 finds those of the environment.
         return Bucket(storage, {})
     return Bucket.by_secret(storage, cluster.secret(reference.name))
+
+
+def valid_spec(job: Body) -> JobSpec:
+    """The job's spec. Raises CliError where it is not valid."""
+    spec, problems = rules.check(job["spec"])
+    if spec is None:
+        raise invalid(f"{name_of(job)} is not valid: {problems[0]}")
+    return spec
 
 
 def training_log(bucket: Bucket, root: str, key: str, digest: str) -> list[str] | None:

@@ -35,7 +35,7 @@ def fetch(bucket: Bucket, artifact: ArtifactStatus, output: Path) -> Fetched:
     """
     target = output / artifact.name
     if target.exists() and not (target / MANIFEST).is_file():
-        raise invalid(f"{target} is there and is no artifact of an earlier run; move it, or give another --output")
+        raise invalid(f"{target} is there and is no artifact of an earlier run; move it, or give another --dir")
     partial = output / f".{artifact.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -18,7 +18,7 @@ from finetune_cli import apply, results
 from finetune_cli.bucket import Bucket
 from finetune_cli.checks import problems_of
 from finetune_cli.display import display
-from finetune_cli.errors import invalid, job_failed
+from finetune_cli.errors import invalid, job_failed, timed_out
 from finetune_cli.follow import follow
 from finetune_cli.jobfile import STDIN, Body, name_of, namespace_of, read_documents, split_job
 from finetune_cli.localise import Localised, Upload, localise
@@ -126,7 +126,7 @@ async def _followed(stack: Stack, job: Body, patience: float | None) -> Status:
                 async for status in follow(stack.client, job):
                     shown.update(status)
         except TimeoutError:
-            raise job_failed(
+            raise timed_out(
                 f"{name_of(job)} did not end in {patience:g} s; it was {status.phase}: {status.message or ''}"
             ) from None
     return status

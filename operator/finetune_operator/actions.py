@@ -32,13 +32,18 @@ Action = Create | Stop
 
 @dataclass(frozen=True)
 class Seen:
-    """What is observed beside the job itself. `queues` is None where nobody asked, since nothing is queued."""
+    """What is observed beside the job itself.
+
+    `queues` is None where nobody asked, since nothing is queued. `has_place` is false while as many others of the
+    namespace run as its policies let run.
+    """
 
     attempts: Sequence[Attempt] = ()
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
     plan: Plan | None = None
     queues: Queues | None = None
     tenancy: Tenancy = field(default_factory=Tenancy)
+    has_place: bool = True
 
     def running(self) -> list[Attempt]:
         """The attempts that have neither ended nor been asked to."""

@@ -15,7 +15,7 @@ from finetune_operator.manifests import Manifest
 from finetune_operator.observe import Attempt, AttemptState
 from finetune_operator.settings import Settings
 from finetune_operator.times import parse_time, rfc3339
-from finetune_operator.waiting import why_waiting
+from finetune_operator.waiting import NO_POD_AFTER, why_waiting
 
 # How long a Job that has ended waits for the watch to show its pod's end, which came before.
 SETTLE_SECONDS = 30.0
@@ -195,10 +195,14 @@ def _start(ticket: Ticket, number: int, counted: int, previous: StageStatus | No
         # As it is said of a Job whose pod is not there yet: other words would be another write a moment later.
         message="Its pod is starting.",
     )
-    return Advance(status, create=ticket.make(number, counted, excluded), wanted=frozenset({name}))
+    # That there is no pod by then would be no event.
+    return Advance(
+        status, create=ticket.make(number, counted, excluded), wanted=frozenset({name}), requeue=NO_POD_AFTER
+    )
 
 
 def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) -> StageStatus:
+    same = previous if previous and previous.job == latest.name else None
     return StageStatus(
         name=ticket.stage,
         type=ticket.type,
@@ -208,8 +212,9 @@ def _status_of(ticket: Ticket, latest: Attempt, previous: StageStatus | None) ->
         attempts=latest.counted,
         retries=max(0, latest.number - latest.counted),
         started_at=(previous.started_at if previous else None) or latest.created_at,
-        attempted_at=latest.created_at or None,
-        node=previous.node if previous and previous.job == latest.name else None,
+        # As it was written when the Job was asked for: a second more or less would be one more write.
+        attempted_at=(same.attempted_at if same else None) or latest.created_at or None,
+        node=same.node if same else None,
         excluded_nodes=list(previous.excluded_nodes) if previous else [],
     )
 
@@ -304,11 +309,8 @@ def _failed(ticket: Ticket, latest: Attempt, base: StageStatus, around: Around) 
         return Advance(status, requeue=wait)
     following = _start(ticket, latest.number + 1, counted, base, now)
     message = f"Attempt {counted}, after: {failure.message}."
-    return Advance(
-        following.status.model_copy(update={"reason": failure.reason, "message": message[:1024]}),
-        create=following.create,
-        wanted=following.wanted,
-    )
+    status = following.status.model_copy(update={"reason": failure.reason, "message": message[:1024]})
+    return replace(following, status=status)
 
 
 def _given_up(ticket: Ticket, latest: Attempt, base: StageStatus, failure: Failure, now: datetime) -> StageStatus:

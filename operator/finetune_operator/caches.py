@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
-
-import kopf
 
 from finetune_api.quantity import amount
 
 Body = dict[str, Any]
+# As long as a uid or a digest, and no message.
+SHORT_WORD = 64
 Key = tuple[str, str]
 # nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe: one each.
 _GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
@@ -19,7 +20,8 @@ _GPU = re.compile(r"/(gpu$|mig-)|^gpu\..*/")
 def slim(body: Mapping[str, Any]) -> Body:
     """What the operator reads of an object; the rest would only cost memory, thousands of times.
 
-    Of a Job's spec that is all but the template, of a pod's its node and the number of its GPUs.
+    Of a Job's spec that is all but the template, of a pod's its node and the number of its GPUs. Names and short words,
+    which each object has anew, are held once for all of them.
     """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     found = {**body, "metadata": meta}
@@ -29,7 +31,17 @@ def slim(body: Mapping[str, Any]) -> Body:
     elif "containers" in spec:
         node = {"nodeName": spec["nodeName"]} if spec.get("nodeName") else {}
         found["spec"] = {"gpus": sum(_gpus(container) for container in spec["containers"]), **node}
-    return found
+    lean: Body = _shared(found)
+    return lean
+
+
+def _shared(value: Any) -> Any:
+    """A copy of JSON in which equal names and short words are the same object."""
+    if isinstance(value, dict):
+        return {sys.intern(name): _shared(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(inner) for inner in value]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= SHORT_WORD else value
 
 
 def _gpus(container: Mapping[str, Any]) -> float:
@@ -62,15 +74,24 @@ class Echoes:
             return shown
         return written
 
-    def heard(self, key: Key, body: Mapping[str, Any]) -> None:
-        """The watch has shown `key` as `body`."""
+    def heard(self, key: Key, body: Mapping[str, Any]) -> bool:
+        """The watch has shown `key` as `body`; whether that is no news: what was written here, or older."""
         written = self._jobs.get(key)
-        if written is not None and _is_newer(body, written):
-            del self._jobs[key]
+        if written is None:
+            return False
+        if not _is_newer(body, written):
+            return True
+        del self._jobs[key]
+        return is_same(body, written)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
         self._jobs.pop(key, None)
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two bodies are one object in one version."""
+    return all(one["metadata"].get(name) == other["metadata"].get(name) for name in ("uid", "resourceVersion"))
 
 
 def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
@@ -82,18 +103,3 @@ def _is_newer(shown: Mapping[str, Any], written: Body) -> bool:
         return int(theirs["resourceVersion"]) >= int(ours["resourceVersion"])
     except (KeyError, ValueError):
         return True
-
-
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Spares kopf two deep copies of every object at every event: no handler here asks for a difference."""
-
-    def build(self, **_: Any) -> Any:
-        """Nothing to compare."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""

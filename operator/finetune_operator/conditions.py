@@ -16,6 +16,7 @@ from finetune_api.status import (
     StageStatus,
     Status,
 )
+from finetune_operator.reasons import RUNNING_JOBS_LIMIT
 from finetune_operator.times import rfc3339
 from finetune_operator.words import plain
 
@@ -189,24 +190,28 @@ def withheld(state: RunState, previous: Status, unmade: Collection[str], violati
     """
     if not unmade:
         return state if state.phase in FINAL else replace(state, violation=violation)
+    held = _held_back(state, previous, unmade, POLICY_VIOLATION, violation)
+    return replace(held, phase=state.phase if at_work else Phase.FAILED, violation=violation)
+
+
+def waiting_for_place(state: RunState, previous: Status, unmade: Collection[str], why: str) -> RunState:
+    """`state` where the Jobs named `unmade` are not made yet, since as many jobs of the namespace run as may."""
+    return replace(_held_back(state, previous, unmade, RUNNING_JOBS_LIMIT, why), phase=Phase.QUEUED)
+
+
+def _held_back(state: RunState, previous: Status, unmade: Collection[str], reason: str, why: str) -> RunState:
+    """`state` without the Jobs and the plan that it counts on, those named `unmade`."""
     before = {stage.name: stage for stage in previous.stages}
-    # What is forbidden waits for nobody's pod.
-    said = {
-        "state": StageState.PENDING,
-        "reason": POLICY_VIOLATION,
-        "message": plain(violation, 1024),
-        "waiting_since": None,
-    }
+    # What is held back waits for nobody's pod.
+    said = {"state": StageState.PENDING, "reason": reason, "message": plain(why, 1024), "waiting_since": None}
     stages = [
         _not_made(stage, before.get(stage.name)).model_copy(update=said) if stage.job in unmade else stage
         for stage in state.stages
     ]
     return replace(
         state,
-        phase=state.phase if at_work else Phase.FAILED,
-        reason=POLICY_VIOLATION,
-        message=violation,
-        violation=violation,
+        reason=reason,
+        message=why,
         stages=stages,
         stage=None,
         plan=previous.plan if state.plan and state.plan.name in unmade else state.plan,

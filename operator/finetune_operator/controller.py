@@ -8,46 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_api.status import StageState, Status
-from finetune_operator import labels, logs
+from finetune_api.status import Status
+from finetune_operator import labels, logs, places
 from finetune_operator.actions import Create, Outcome, Seen, Stop
-from finetune_operator.caches import Body, Echoes, Key, NoDiffBase, slim
-from finetune_operator.conditions import blocked, broken
+from finetune_operator.caches import Body, Key
+from finetune_operator.conditions import FINAL, blocked, broken
+from finetune_operator.kopf_settings import configure
 from finetune_operator.kube import ApiError, Kube
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
-from finetune_operator.observe import attempts
+from finetune_operator.observe import attempts, has_ended
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
+from finetune_operator.policy import Tenancy
 from finetune_operator.policy_watch import PolicyWatch
 from finetune_operator.polling import Poller
 from finetune_operator.probes import Probes
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reporting import write_status
-from finetune_operator.resync import Cache, Resync
+from finetune_operator.resync import Resync
 from finetune_operator.settings import Settings
 from finetune_operator.view import JobView, read_job
+from finetune_operator.watched import OWN, WATCH_LAG, Watched, owner_of
 from finetune_operator.workloads import Workloads
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
 CREATE_AGAIN_AFTER = 10.0
-# How long a Job that was made here counts as there while the watch does not show it.
-WATCH_LAG = 15.0
 METER_SECONDS = 10.0
-AT_WORK = (StageState.PENDING, StageState.QUEUED, StageState.RUNNING)
-
-
-Index = Mapping[Key, Iterable[Body]]
+# How long news that is not urgent waits for more of it: as a pod starts it changes several times a second.
+NEWS_AFTER = 0.5
 
 
 class Controller:
@@ -61,20 +59,12 @@ class Controller:
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self.policies = PolicyWatch(self.on_policies)
-        self._finetune_jobs: Index = {}
-        self._stage_jobs: Index = {}
-        self._stage_pods: Index = {}
-        # Jobs made here that the watch has not shown yet: without them the next look would miss them.
-        self._created: dict[Key, dict[str, tuple[float, Body]]] = {}
+        self.watched = Watched()
         self._plans: dict[Key, tuple[str, Plan]] = {}
-        self._echoes = Echoes()
-        self._poller = Poller(settings, self._pods, self.queue.add)
-        caches = (
-            Cache("FinetuneJob", "", lambda: _items(self._finetune_jobs)),
-            Cache("Job", labels.SELECTOR, lambda: _items(self._stage_jobs)),
-            Cache("Pod", labels.SELECTOR, self._pods),
-        )
-        self._resync = Resync(caches, settings.namespaces, self.queue.add, settings.resync_seconds)
+        self._poller = Poller(settings, self.watched.pods, self.queue.add)
+        caches = [*self.watched.caches(), *self.policies.caches()]
+        self._resync = Resync(caches, settings.namespaces, self.on_gone, settings.resync_seconds)
+        self.watched.is_ghost = self.policies.is_ghost = self._resync.is_ghost
         self._probes = Probes(
             alive=[self._stuck, self._deaf, self._ended],
             ready=[lambda: "" if self._resync.synced else "the caches are not full yet"],
@@ -86,32 +76,19 @@ class Controller:
         kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
-        own: dict[str, Any] = {"labels": {labels.MANAGED_BY: labels.OPERATOR}, "registry": registry}
-        kopf.index(GROUP, VERSION, PLURAL, id="finetune_jobs", registry=registry)(self.index_finetune_job)
-        kopf.index("batch", "v1", "jobs", id="stage_jobs", **own)(self.index_child)
-        kopf.index("", "v1", "pods", id="stage_pods", **own)(self.index_child)
+        own: dict[str, Any] = {"labels": OWN, "registry": registry}
+        self.watched.register(registry)
         self.policies.register(registry)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self.on_finetune_job)
-        kopf.on.event("batch", "v1", "jobs", **own)(self.on_child)
-        kopf.on.event("", "v1", "pods", **own)(self.on_child)
+        kopf.on.event("batch", "v1", "jobs", **own)(self.on_job)
+        kopf.on.event("", "v1", "pods", **own)(self.on_pod)
 
     # --- kopf's handlers
 
     async def start(self, settings: kopf.OperatorSettings, **indices: Any) -> None:
         """Configure kopf, connect, and start the workers; they wait for events, which wait for the indices."""
-        settings.posting.enabled = False
-        settings.persistence.diffbase_storage = NoDiffBase()
-        settings.watching.server_timeout = 5 * 60
-        settings.watching.label_selectors["batch", "v1", "jobs"] = labels.SELECTOR
-        settings.watching.label_selectors["", "v1", "pods"] = labels.SELECTOR
-        settings.watching.chunk_size = 500
-        settings.networking.request_timeout = self.settings.request_timeout
-        settings.networking.connect_timeout = 10
-        # A change should be seen at once; the queue already folds what arrives meanwhile.
-        settings.queueing.batch_window = 0.01
-        settings.queueing.idle_timeout = 1.0
-        self._finetune_jobs = indices["finetune_jobs"]
-        self._stage_jobs, self._stage_pods = indices["stage_jobs"], indices["stage_pods"]
+        configure(settings, self.settings.request_timeout)
+        self.watched.start(indices)
         self.kube = await Kube.connect(self.settings.request_timeout, self.metrics.request)
         self.workloads = Workloads(self.kube)
         await self.policies.start(self.kube, indices)
@@ -138,59 +115,85 @@ class Controller:
         self._tasks.append(task)
 
     async def stop(self, **_: Any) -> None:
-        """Stop where we are: the next start decides anew."""
+        """Stop where we are: the next start decides anew. The Lease, a task's, is given back once nothing is done."""
+        await self.queue.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.queue.stop()
         await self._probes.close()
         await self.kube.close()
-
-    # Coroutines, though nothing in them waits: kopf calls plain functions in threads.
-
-    async def index_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> Any:
-        """FinetuneJobs by namespace and name."""
-        return {(namespace or "", name): slim(body)}
-
-    async def index_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> Any:
-        """Jobs and pods by the FinetuneJob that their labels name."""
-        owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
-        return {(namespace or "", owner): slim(body)} if owner else None
 
     async def on_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
         """A FinetuneJob changed."""
         key = (namespace or "", name)
-        self._echoes.heard(key, body)
-        self.queue.add(key)
+        # What was written here is no news, except of an end: what it lets be cleaned up is counted from there.
+        if not self.watched.heard(key, body) or (body.get("status") or {}).get("phase") in FINAL:
+            self.queue.add(key)
+        if not places.wants_one(body):
+            # The namespace as a whole: once for all that ended meanwhile, as at a restart, which hears of every job.
+            self.queue.add_after((key[0], ""), NEWS_AFTER)
 
-    async def on_child(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
-        """A Job or pod changed: its owner is looked at."""
-        owner = (body["metadata"].get("labels") or {}).get(labels.JOB)
-        if owner:
-            self.queue.add((namespace or "", owner))
+    async def on_job(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
+        """A Job changed: its owner is looked at, and at once where it ended, since the next stage waits for that."""
+        key = owner_of(body, namespace)
+        # That it is there is known to who made it; how long it waits in a queue is not.
+        if key and (body["spec"].get("suspend") or not self.watched.knows_job(key, body)):
+            self.queue.add(key, urgent=has_ended(body))
 
-    def _pods(self) -> list[tuple[Key, Body]]:
-        """Every pod, with the FinetuneJob that it is of."""
-        return _items(self._stage_pods)
+    async def on_pod(self, body: kopf.Body, namespace: str | None, **_: Any) -> None:
+        """A pod changed: its owner is looked at soon; at once where it is its Job's end that waits for it."""
+        key = owner_of(body, namespace)
+        if key is None:
+            return
+        owners = {reference.get("uid") for reference in body["metadata"].get("ownerReferences") or ()}
+        if any(job["metadata"]["uid"] in owners and has_ended(job) for job in self.watched.jobs_of(key)):
+            self.queue.add(key, urgent=True)
+        else:
+            self.queue.add_after(key, NEWS_AFTER)
 
     def on_policies(self, namespace: str | None) -> None:
         """Other policies may hold for the jobs of a namespace, or of all."""
-        for key in list(self._finetune_jobs):
-            if namespace in (None, key[0]):
+        for key, _ in self.watched.finetune_jobs(namespace):
+            self.queue.add(key)
+
+    def on_gone(self, key: Key) -> None:
+        """A list shows that something of a FinetuneJob went unsaid; without a name, what its namespace is held to."""
+        if key[1]:
+            self.queue.add(key)
+        else:
+            self.on_policies(key[0] or None)
+
+    async def _give_places(self, namespace: str) -> None:
+        """A job of the namespace needs its place no more: look at those that may have it."""
+        limit = (await self.policies.of(namespace)).max_running()
+        if limit is None:
+            return
+        there = dict(self.watched.finetune_jobs(namespace))
+        free = places.with_a_place(there.values(), limit[0])
+        for key, body in there.items():
+            if body["metadata"]["uid"] in free and places.is_waiting(body):
                 self.queue.add(key)
+
+    def _has_place(self, key: Key, body: Body, tenancy: Tenancy) -> bool:
+        """Whether the job may begin, or has begun, by how many of its namespace may."""
+        limit = tenancy.max_running()
+        if limit is None or places.has_begun(body):
+            return True
+        there = (other for _, other in self.watched.finetune_jobs(key[0]))
+        return body["metadata"]["uid"] in places.with_a_place(there, limit[0], asking=body["metadata"]["uid"])
 
     def _phases(self) -> list[tuple[str, str]]:
         """Namespace and phase of every job."""
         return [
             (key[0], str((body.get("status") or {}).get("phase", "Pending")))
-            for key, body in _items(self._finetune_jobs)
+            for key, body in self.watched.finetune_jobs()
         ]
 
     async def _meter(self) -> None:
         """Count the GPUs that running pods hold, while this operator leads."""
         while True:
             await asyncio.sleep(METER_SECONDS)
-            for key, pod in self._pods():
+            for key, pod in self.watched.pods():
                 if (pod.get("status") or {}).get("phase") == "Running":
                     self.metrics.gpus_held(key[0], (pod.get("spec") or {}).get("gpus", 0.0), METER_SECONDS)
 
@@ -211,17 +214,20 @@ class Controller:
 
     async def work(self, key: Key) -> float | None:
         """Bring one job forward; seconds until it should be looked at again, if it should."""
+        if not key[1]:
+            await self._give_places(key[0])
+            return None
         with self.metrics.reconcile_seconds.time():
             return await self._work(key)
 
     async def _work(self, key: Key) -> float | None:
-        body = self._echoes.newest(key, next(self._there(self._finetune_jobs, key), None))
+        body = self.watched.finetune_job(key)
         if body is None:
             self._forget(key)
             return None
         view = read_job(body)
         with logs.about(namespace=key[0], name=key[1], generation=view.owner.generation):
-            seen = await self._seen(key, view)
+            seen = await self._seen(key, body, view)
             try:
                 outcome = reconcile(view, seen, self.settings, datetime.now(UTC))
             except Exception as error:
@@ -237,7 +243,7 @@ class Controller:
             try:
                 await self._carry_out(key, action)
             except ApiError as error:
-                if error.status >= 500 or status is None:
+                if error.passing or status is None:
                     raise
                 undone = [_stage_of(action) for action in outcome.actions[place:]]
                 with logs.about(stage=undone[0]):
@@ -248,7 +254,7 @@ class Controller:
                 break
         if status is not None:
             await self._tell(key, view, status, seen)
-        if self._is_unwatched(key, seen):
+        if self.watched.any_unwatched(key, seen.attempts):
             requeue = min(requeue or WATCH_LAG, WATCH_LAG)
         return requeue
 
@@ -257,50 +263,25 @@ class Controller:
         created = {attempt.name: attempt.created_at for attempt in seen.attempts}
         written = await write_status(self.kube, self.metrics, view, status, created)
         if written is not None:
-            self._echoes.wrote(key, written)
-
-    def _is_unwatched(self, key: Key, seen: Seen) -> bool:
-        """Whether a Job at work is not on the watch, as one whose labels somebody took: no event will tell its end."""
-        shown = {job["metadata"]["name"] for job in self._there(self._stage_jobs, key)}
-        return any(not attempt.finished and attempt.name not in shown for attempt in seen.attempts)
-
-    def _there(self, index: Index, key: Key) -> Iterator[Body]:
-        """What `index` holds for `key`, but for what is known to be gone."""
-        return (item for item in index.get(key, ()) if not self._resync.is_ghost(item))
+            self.watched.wrote(key, written)
 
     def _forget(self, key: Key) -> None:
-        self._created.pop(key, None)
+        self.watched.forget(key)
         self._plans.pop(key, None)
-        self._echoes.forget(key)
         self._poller.forget(key)
 
-    async def _seen(self, key: Key, view: JobView) -> Seen:
-        shown = {job["metadata"]["name"]: job for job in self._there(self._stage_jobs, key)}
-        unshown = await self._unshown(key, view, shown)
-        pods = self._there(self._stage_pods, key)
+    async def _seen(self, key: Key, body: Body, view: JobView) -> Seen:
+        unshown = await self.watched.unshown_jobs(self.kube, key, view)
+        jobs = [*self.watched.jobs_of(key), *unshown]
+        tenancy = await self.policies.of(key[0])
         return Seen(
-            attempts=attempts([*shown.values(), *unshown], pods, view.owner.uid),
+            attempts=attempts(jobs, self.watched.pods_of(key), view.owner.uid),
             progress=self._poller.of(key),
             plan=await self._plan(key, view),
-            queues=await self.workloads.of(key[0], [*shown.values(), *unshown]),
-            tenancy=await self.policies.of(key[0]),
+            queues=await self.workloads.of(key[0], jobs),
+            tenancy=tenancy,
+            has_place=self._has_place(key, body, tenancy),
         )
-
-    async def _unshown(self, key: Key, view: JobView, shown: Mapping[str, Body]) -> list[Body]:
-        """Jobs that there are and that the watch does not show, or not yet.
-
-        Those that were made here a moment ago count; those that status has at work are asked for, because a watch may
-        lag (another replica's, say), and a Job that was taken away must be known as gone.
-        """
-        fresh = {
-            name: (since, job)
-            for name, (since, job) in self._created.get(key, {}).items()
-            if name not in shown and time.monotonic() - since < WATCH_LAG
-        }
-        self._created[key] = fresh
-        recorded = {stage.job for stage in view.status.stages if stage.job and stage.state in AT_WORK}
-        asked = [await self.kube.get("Job", key[0], name) for name in sorted(recorded - shown.keys() - fresh.keys())]
-        return [job for _, job in fresh.values()] + [slim(job) for job in asked if job is not None]
 
     async def _plan(self, key: Key, view: JobView) -> Plan | None:
         """The plan that status names, from memory or from its ConfigMap."""
@@ -335,7 +316,7 @@ class Controller:
             name = made["metadata"]["name"]
             raise ApiError(409, "NoPlan", f"ConfigMap {name} is there and holds no plan of this operator; delete it")
         if manifest["kind"] == "Job":
-            self._created.setdefault(key, {})[made["metadata"]["name"]] = (time.monotonic(), slim(made))
+            self.watched.created(key, made)
 
     async def _existing(self, manifest: Manifest) -> Body:
         """The object that has the name already; raises ApiError where it is not this job's."""
@@ -352,10 +333,6 @@ class Controller:
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         logger.error("The task %s failed.", task.get_name(), exc_info=error)
-
-
-def _items(index: Index) -> list[tuple[Key, Body]]:
-    return [(key, item) for key in list(index) for item in index.get(key, ())]
 
 
 def _stage_of(action: Create | Stop) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api import keys
 from finetune_api.job import JobSpec
+from finetune_api.model import InputModel
 from finetune_api.outline import PREPARE, PUBLISH, outline
 from finetune_api.stage import Artifact, JobRef, Pins, StageDocument, StageInput
 from finetune_api.status import StageStatus
@@ -40,6 +41,7 @@ def prepare_document(owner: Owner, spec: JobSpec, work: Work, pins: Pins | None,
         type="Prepare",
         key=work.key,
         attempt=attempt,
+        log_severity_level=spec.engine.log_severity_level,
         storage=spec.storage,
         image=work.pod.image,
         input_model=spec.input_model,
@@ -58,7 +60,7 @@ def stage_document(
     owner: Owner, plan: Plan, stage: PlannedStage, done: Mapping[str, StageStatus], attempt: str
 ) -> StageDocument:
     """What a planned stage is told. `done` holds the stages before it, by name."""
-    spec = plan.job_spec()
+    spec = plan.job_spec
     return StageDocument(
         job=job_ref(owner, plan.generation, plan.run_id),
         stage=stage.name,
@@ -67,14 +69,22 @@ def stage_document(
         attempt=attempt,
         config=stage.config,
         evaluator=stage.evaluator,
+        log_severity_level=spec.engine.log_severity_level,
         storage=spec.storage,
         image=stage.pod.image,
         gpus=stage.pod.gpus,
-        input_model=spec.input_model if stage.base else None,
+        input_model=_input_model(spec, stage),
         data=[config for config in spec.data_configs if config.name in stage.data],
         pins=plan.pins,
         inputs={role: _input(name, done) for role, name in stage.inputs.items()},
     )
+
+
+def _input_model(spec: JobSpec, stage: PlannedStage) -> InputModel | None:
+    """What the stage reads of the input model: nothing, the model, or its adapter too."""
+    if not stage.base:
+        return None
+    return spec.input_model if stage.base_adapter else spec.input_model.without_adapter()
 
 
 def _input(name: str, done: Mapping[str, StageStatus]) -> StageInput:
@@ -95,7 +105,8 @@ def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) 
         type="Probe",
         key=stage.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        log_severity_level=plan.job_spec.engine.log_severity_level,
+        storage=plan.job_spec.storage,
     )
 
 
@@ -131,7 +142,8 @@ def publish_document(
         type="Publish",
         key=work.key,
         attempt=attempt,
-        storage=plan.job_spec().storage,
+        log_severity_level=plan.job_spec.engine.log_severity_level,
+        storage=plan.job_spec.storage,
         image=work.pod.image,
         pins=plan.pins,
         spec=plan.spec,

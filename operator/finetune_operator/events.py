@@ -9,6 +9,7 @@ from finetune_api.stage import Reason
 from finetune_api.status import Phase, StageState, StageStatus, Status
 from finetune_operator.attempts import LIGHT, NODE_UNREACHABLE
 from finetune_operator.failures import ENDED_BY_LIMIT
+from finetune_operator.reasons import RUNNING_JOBS_LIMIT
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def _state_events(before: StageStatus | None, after: StageStatus) -> list[Event]
     elif after.type not in LIGHT:
         # What takes a few seconds: that it has begun is no news by the time it is read.
         news[StageState.RUNNING] = ("StageStarted", f"{after.name} runs as Job {after.job}.")
-    if after.type == "Publish":
-        # ArtifactsPublished says it.
+    if after.type in LIGHT:
+        # The first pass' start says it of prepare, and ArtifactsPublished of publish.
         news.pop(StageState.SUCCEEDED)
     return [Event("Normal", *news[after.state])] if after.state in news else []
 
@@ -92,6 +93,8 @@ def _run_events(before: Status, after: Status) -> list[Event]:
             return [Event("Normal", "ArtifactsPublished", names or "No model was asked for.")]
         case Phase.FAILED if not _spec_valid(after):
             return [Event("Warning", _reason(after), after.message or "")]
+        case Phase.QUEUED if after.phase != before.phase and _reason(after) == RUNNING_JOBS_LIMIT:
+            return [Event("Normal", "Queued", after.message or "")]
         case Phase.SUSPENDED if after.phase != before.phase:
             return [Event("Normal", "Suspended", after.message or "")]
     return []

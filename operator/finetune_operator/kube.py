@@ -6,18 +6,22 @@ refuse objects that a newer server sends.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies
 
 from kubernetes.aio import client, config
 
 from finetune_api import API_VERSION, PLURAL, POLICY_PLURAL
 
 Body = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 PATHS = {
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
@@ -33,6 +37,10 @@ PATHS = {
 NAMESPACE_PART = "/namespaces/{namespace}"
 # Objects per answer of a list.
 CHUNK = 500
+# How often a request is sent that the API server is too busy for, and for how long at most it is obeyed when it says
+# when to come again; after that the caller's own back-off holds.
+TRIES, LONGEST_WAIT = 4, 10.0
+TOO_MANY_REQUESTS = 429
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 
@@ -44,6 +52,11 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+
+    @property
+    def passing(self) -> bool:
+        """Whether the server could not answer now, rather than would not."""
+        return self.status >= 500 or self.status == TOO_MANY_REQUESTS
 
 
 class Kube:
@@ -63,6 +76,8 @@ class Kube:
             await config.load_kube_config(config_file=path, client_configuration=configuration)
         else:
             config.load_incluster_config(client_configuration=configuration)
+        # aiohttp would look for proxies and for ~/.netrc anew at each request, in a thread.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
         return cls(client.ApiClient(configuration), request_timeout, count)
 
     async def close(self) -> None:
@@ -176,6 +191,22 @@ class Kube:
         return found
 
     async def _request(self, method: str, path: str, body: Body | None, content_type: str | None, accept: str) -> bytes:
+        """The answer; a server that is too busy is asked again when it says so. Raises ApiError."""
+        for left in reversed(range(TRIES)):
+            status, data, wait = await self._send(method, path, body, content_type, accept)
+            self._count("LIST" if accept == METADATA else method, status)
+            if 200 <= status < 300:
+                return data
+            if status != TOO_MANY_REQUESTS or not left:
+                break
+            logger.info("The API server is too busy for %s %s; again in %.0f s.", method, path, wait)
+            await asyncio.sleep(wait)
+        raise _error(status, data)
+
+    async def _send(
+        self, method: str, path: str, body: Body | None, content_type: str | None, accept: str
+    ) -> tuple[int, bytes, float]:
+        """Status, content, and for how many seconds to leave the server alone."""
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
@@ -183,11 +214,12 @@ class Kube:
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
         response = await self.api.call_api(method, url, headers, content, _request_timeout=self._timeout)
-        data: bytes = await response.read()
-        self._count("LIST" if accept == METADATA else method, response.status)
-        if not 200 <= response.status < 300:
-            raise _error(response.status, data)
-        return data
+        return response.status, await response.read(), _retry_after(response.headers.get("Retry-After"))
+
+
+def _retry_after(said: str | None) -> float:
+    """The header's seconds, within reason; a second where it says none."""
+    return min(float(said), LONGEST_WAIT) if said and said.isascii() and said.isdigit() else 1.0
 
 
 def in_reach() -> bool:
@@ -197,7 +229,8 @@ def in_reach() -> bool:
 
 def _kubeconfig() -> str | None:
     path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    return path if Path(path.split(os.pathsep)[0]).exists() else None
+    # Not Path.exists, which raises for a home that is somebody else's.
+    return path if os.access(path.split(os.pathsep)[0], os.R_OK) else None
 
 
 def _error(status: int, data: bytes) -> ApiError:

@@ -18,6 +18,7 @@ from finetune_operator.owner import Owner
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
 from finetune_operator.rendezvous import END_BY_DISRUPTION, IGNORE_DISRUPTIONS
 from finetune_operator.settings import Settings
+from finetune_operator.sizing import scratch_limit
 
 Manifest = dict[str, Any]
 
@@ -167,10 +168,11 @@ def _pod_spec(
     pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
 ) -> Manifest:
     overlay = pod.overlay or PodOverlay()
-    mounted = mounts(pod, document, spec, settings.scratch_size)
+    mounted = mounts(pod, document, spec, scratch_limit(pod.resources, settings.scratch_size))
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,
+        **({"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}),
         # The image's entry point is the trainer; it stays in charge of what its base image needs set up.
         "args": ["run"],
         "env": _environment(pod, document, mounted, together),
@@ -221,6 +223,8 @@ def _environment(
         stage.SCRATCH_ENV: f"{SCRATCH}/work",
         stage.SOURCES_ENV: SOURCES,
         "HOME": f"{SCRATCH}/home",
+        # Libraries ask for it, and a user whom the cluster chose has no name in the image.
+        "USER": "finetune",
         "TMPDIR": TEMPORARY,
         # On a busy node a thread per host core is many times slower than a thread per core the pod may use.
         "OMP_NUM_THREADS": str(_threads(pod)),

@@ -136,7 +136,7 @@ def _sources(document: StageDocument) -> Iterator[Mounted]:
     """Every volume that the stage's model and data lie on."""
     uris = [uri for config in document.data for uri in config.load_dataset_config.uris()]
     if document.input_model:
-        uris.append(document.input_model.model_path)
+        uris += [document.input_model.model_path, document.input_model.adapter_path or ""]
     found = {match.groups() for uri in uris if (match := re.match(r"^(pvc|configMap)://([^/]+)/", uri))}
     for index, (kind, name) in enumerate(sorted((kind.lower(), name) for kind, name in found)):
         if kind == "pvc":
@@ -149,7 +149,8 @@ def _sources(document: StageDocument) -> Iterator[Mounted]:
 def _reads_hub(document: StageDocument) -> bool:
     if any(config.load_dataset_config.is_hub for config in document.data):
         return True
-    return document.input_model is not None and "://" not in document.input_model.model_path
+    model = document.input_model
+    return model is not None and (model.is_hub or model.is_hub_adapter)
 
 
 def _secret(name: str, key: str | None = None, path: str | None = None) -> Manifest:

@@ -131,6 +131,12 @@ def _attempt(job: Body, found: list[Body]) -> Attempt:
     )
 
 
+def has_ended(job: Body) -> bool:
+    """Whether the Job has come to an end, well or not."""
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(item.get("type") in ("Complete", "Failed") and item.get("status") == "True" for item in conditions)
+
+
 _BEGUN = ("Running", "Succeeded", "Failed")
 
 

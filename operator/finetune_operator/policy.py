@@ -124,6 +124,15 @@ class Tenancy:
             found = {**spec.defaults.wire(), **found}
         return PolicyDefaults.model_validate(found)
 
+    def max_running(self) -> tuple[int, str] | None:
+        """How many of the namespace's jobs may run at once, and the policy that says so: the strictest one."""
+        limits = [
+            (spec.limits.max_running_jobs, name)
+            for name, spec in self.specs()
+            if spec.limits.max_running_jobs is not None
+        ]
+        return min(limits, default=None)
+
     def overlay(self) -> PodOverlay | None:
         """What all policies together add to pods; None where that is nothing."""
         overlays = [spec.pods for _, spec in self.specs()]

@@ -84,8 +84,11 @@ def _uses(spec: JobSpec, overlay: PodOverlay | None) -> Iterator[Use]:
     endpoint = storage.endpoint or f"https://s3.{storage.region or 'us-east-1'}.amazonaws.com"
     yield Use("storage_hosts", "spec.storage.endpoint", endpoint, endpoint)
     hub = _hub(overlay)
-    if "://" not in spec.input_model.model_path:
-        yield Use("hub_hosts", "spec.inputModel.modelPath", hub, spec.input_model.model_path)
+    model = spec.input_model
+    if model.is_hub:
+        yield Use("hub_hosts", "spec.inputModel.modelPath", hub, model.model_path)
+    if model.is_hub_adapter:
+        yield Use("hub_hosts", "spec.inputModel.adapterPath", hub, str(model.adapter_path))
     for index, config in enumerate(spec.data_configs):
         load = config.load_dataset_config
         if load.is_hub:

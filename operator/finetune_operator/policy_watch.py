@@ -11,12 +11,16 @@ import aiohttp
 import kopf
 
 from finetune_api import GROUP, POLICY_PLURAL, VERSION
+from finetune_operator.caches import Body, Key
 from finetune_operator.kube import ApiError, Kube
-from finetune_operator.policy import Policy, Tenancy, read_policy, tenancy
+from finetune_operator.policy import Tenancy, read_policy, tenancy
+from finetune_operator.resync import Cache
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_AFTER = 1.0
+# `metadata`, as far as it tells objects and their versions apart, and what was read of the object.
+Held = Mapping[str, Any]
 
 
 class PolicyWatch:
@@ -25,8 +29,10 @@ class PolicyWatch:
     def __init__(self, changed: Callable[[str | None], None]) -> None:
         self._changed = changed
         self._kube: Kube
-        self._policies: Mapping[str, Iterable[Policy]] = {}
-        self._namespaces: Mapping[str, Iterable[Mapping[str, str]]] = {}
+        self._policies: Mapping[str, Iterable[Held]] = {}
+        self._namespaces: Mapping[str, Iterable[Held]] = {}
+        # Whether an object is gone though a watch still shows it.
+        self.is_ghost: Callable[[Held], bool] = lambda _: False
         # What was last seen of a namespace: most of its changes are none of its labels.
         self._known: dict[str, Mapping[str, str]] = {}
 
@@ -45,14 +51,24 @@ class PolicyWatch:
 
     async def of(self, namespace: str) -> Tenancy:
         """The policies that hold for a namespace."""
-        policies = [policy for name in list(self._policies) for policy in self._policies.get(name, ())]
+        held = [item for name in list(self._policies) for item in self._policies.get(name, ())]
+        policies = [item["policy"] for item in held if not self.is_ghost(item)]
         return tenancy(policies, await self._labels(namespace) if policies else {})
+
+    def caches(self) -> list[Cache]:
+        """What is compared with lists."""
+        return [
+            # Any job may be another policy's now.
+            Cache("FinetunePolicy", "", lambda: _items(self._policies, lambda _: ("", "")), cluster=True),
+            Cache("Namespace", "", lambda: _items(self._namespaces, lambda name: (name, "")), cluster=True),
+        ]
 
     async def _labels(self, namespace: str) -> Mapping[str, str]:
         """A namespace's labels; those of one that the watch does not show yet are asked for."""
         shown = next(iter(self._namespaces.get(namespace, ())), None)
         if shown is not None:
-            return shown
+            labels: Mapping[str, str] = shown["labels"]
+            return labels
         found = await self._kube.get("Namespace", "", namespace)
         return (found or {}).get("metadata", {}).get("labels") or {}
 
@@ -63,11 +79,11 @@ class PolicyWatch:
         policy = read_policy(body)
         if policy.problem:
             logger.error("FinetunePolicy %s cannot be read; what it selects runs nothing: %s", name, policy.problem)
-        return {name: policy}
+        return {name: {"metadata": _version_of(body), "policy": policy}}
 
     def index_namespace(self, body: kopf.Body, name: str, **_: Any) -> Any:
         """Labels by namespace."""
-        return {name: _labels_of(body)}
+        return {name: {"metadata": _version_of(body), "labels": _labels_of(body)}}
 
     def on_policy(self, **_: Any) -> None:
         """A policy changed: any job may be another's now."""
@@ -86,6 +102,14 @@ class PolicyWatch:
 
 def _labels_of(body: Mapping[str, Any]) -> Mapping[str, str]:
     return dict(body["metadata"].get("labels") or {})
+
+
+def _version_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: body["metadata"].get(name, "") for name in ("uid", "resourceVersion")}
+
+
+def _items(index: Mapping[str, Iterable[Held]], key: Callable[[str], Key]) -> list[tuple[Key, Body]]:
+    return [(key(name), dict(item)) for name in list(index) for item in index.get(name, ())]
 
 
 async def _readable(kube: Kube, kind: str) -> None:

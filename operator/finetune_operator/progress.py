@@ -11,8 +11,9 @@ from finetune_api.status import StageProgress
 from finetune_operator.words import plain
 
 MAX_LINE = 2048
-TAIL_LINES = 40
-LIMIT_BYTES = 32 * 1024
+TAIL_LINES = 20
+# The kubelet cuts the end of the tail off, which is the newest line: so many bytes that none of ours is cut.
+LIMIT_BYTES = TAIL_LINES * MAX_LINE
 # Figures that status has no room for.
 _FOR_THE_LOG = {"kind", "grad_norm", "tokens_seen", "memory_bytes"}
 

@@ -106,7 +106,7 @@ def _missed_goals(stages: Sequence[StageStatus]) -> str:
 
 def published(plan: Plan, item: Artifact) -> ArtifactStatus:
     """An artifact of publish's result as status names it; its URI is computed here, never taken from a pod."""
-    root = plan.job_spec().storage.uri
+    root = plan.job_spec.storage.uri
     return ArtifactStatus(
         name=item.name,
         stage=item.stage,

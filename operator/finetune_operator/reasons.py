@@ -10,8 +10,10 @@ from finetune_api.stage import Reason
 
 # A trainer's own causes, as the types that operator and trainer share have them.
 TRAINER = frozenset(str(reason) for reason in Reason)
+RUNNING_JOBS_LIMIT = "RunningJobsLimit"
 OPERATOR = frozenset(
     {
+        RUNNING_JOBS_LIMIT,
         *("CreateRefused", "DeadlineExceeded", "JobDeadlineExceeded", "NodeUnreachable", "NoPod"),
         *("PolicyViolation", "QueueTimeout"),
         *("QueueUnknown", "ResultLost", "Reused", "Running", "Starting", "Stopping", "Suspended"),

@@ -18,7 +18,7 @@ from finetune_api.status import Phase, StageState, StageStatus
 from finetune_operator.actions import Action, Create, Outcome, Seen, Stop
 from finetune_operator.attempts import DONE, LIGHT, Advance, Around, Ticket, advance, again
 from finetune_operator.cleaning import cleaned
-from finetune_operator.conditions import FINAL, RunState, summarise, withheld
+from finetune_operator.conditions import FINAL, RunState, summarise, waiting_for_place, withheld
 from finetune_operator.documents import (
     artifacts_of,
     prepare_document,
@@ -54,11 +54,15 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
     # What is finished has nothing to suspend.
     if spec.suspend and state.phase != Phase.SUCCEEDED:
         return suspended(view, seen, now)
+    unmade = {str(manifest["metadata"]["name"]) for manifest in run.create}
     if forbidden:
-        unmade = {str(manifest["metadata"]["name"]) for manifest in run.create}
         at_work = any(attempt.name in run.wanted for attempt in seen.running())
         state = withheld(state, view.status, unmade, forbidden, at_work=at_work)
         run.create.clear()
+    elif unmade and not seen.has_place:
+        state = waiting_for_place(state, view.status, unmade, _why_no_place(seen))
+        run.create.clear()
+        run.requeue = None
     # What runs with a key that is no longer wanted is stopped before anything new takes its place.
     stops: list[Action] = [Stop(item) for item in seen.running() if item.name not in run.wanted]
     creates: list[Action] = [Create(manifest) for manifest in run.create]
@@ -67,6 +71,15 @@ def reconcile(view: JobView, seen: Seen, settings: Settings, now: datetime) -> O
         return Outcome([*stops, *creates], status, run.requeue)
     old, later = cleaned(view, spec, seen, now)
     return Outcome([*stops, *creates, *old], status, _sooner(run.requeue, later))
+
+
+def _why_no_place(seen: Seen) -> str:
+    # Without the number of those before it: a status that changes for all of them at each end would be many writes.
+    limit, policy = seen.tenancy.max_running() or (0, "")
+    return (
+        f"It waits for a place: {limit} jobs of this namespace run at a time, and the oldest goes next "
+        f"(FinetunePolicy {policy}, limits.maxRunningJobs)."
+    )
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

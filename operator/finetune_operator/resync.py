@@ -21,18 +21,23 @@ from finetune_operator.kube import ApiError, Kube
 
 logger = logging.getLogger(__name__)
 
-FIRST_SECONDS = 0.2
+# While the caches fill: twice as long after each look, since a list of thousands costs its server something.
+FIRST_SECONDS, FIRST_SECONDS_LIMIT = 0.2, 5.0
 # Until the next look while a watch owes something that a list has shown.
 DOUBT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Cache:
-    """One kind of object as the watches show it. `items` gives each with the FinetuneJob that it is of."""
+    """One kind of object as the watches show it. `items` gives each with the FinetuneJob that it is of.
+
+    Objects of `cluster` are in no namespace, or are namespaces.
+    """
 
     kind: str
     selector: str
     items: Callable[[], Iterable[tuple[Key, Body]]]
+    cluster: bool = False
 
     def versions(self) -> dict[str, tuple[Key, int]]:
         """By uid: the FinetuneJob, and the version that is held."""
@@ -50,12 +55,20 @@ class Resync:
     ) -> None:
         self._caches, self._namespaces = list(caches), list(namespaces) or [""]
         self._changed, self._seconds = changed, seconds
-        # By kind and uid: since when the watch owes it. What is deleted meanwhile is owed by nobody, so that one look
-        # is not enough: `_confirmed` was owed at two.
-        self._owed: dict[str, dict[str, float]] = {}
+        # By kind and uid: since when the watch owes which version. What is deleted meanwhile is owed by nobody, so that
+        # one look is not enough: `_confirmed` was owed at two.
+        self._owed: dict[str, dict[str, tuple[float, int]]] = {}
         self._confirmed: dict[str, float] = {}
         self._ghosts: dict[str, set[str]] = {}
-        self.synced = False
+        # By kind: what the first list had and the cache has not held yet.
+        self._awaited: dict[str, set[str]] = {}
+        self._looks = 0
+        self._in_doubt = False
+
+    @property
+    def synced(self) -> bool:
+        """Whether each cache has held all that there was at the beginning: what came since is any watch's to tell."""
+        return len(self._awaited) == len(self._caches) and not any(self._awaited.values())
 
     def is_ghost(self, item: Mapping[str, Any]) -> bool:
         """Whether `item` is gone, though a watch still shows it."""
@@ -75,34 +88,53 @@ class Resync:
                     # Without an answer nothing is known; that the server is away is no fault of the watches.
                     logger.debug("%s could not be listed: %s", cache.kind, error)
                     break
-            else:
-                self.synced = self.synced or not any(self._owed.values())
+            self._looks += 1
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
         if not self.synced:
-            return FIRST_SECONDS
-        return min(self._seconds, DOUBT_SECONDS) if any(self._owed.values()) else self._seconds
+            return min(FIRST_SECONDS * 2.0 ** min(self._looks - 1, 30), FIRST_SECONDS_LIMIT)
+        # One more look tells debts from what is a moment behind; where there is always some of that, one is enough.
+        self._in_doubt = bool(self._confirmed) or (any(self._owed.values()) and not self._in_doubt)
+        return min(self._seconds, DOUBT_SECONDS) if self._in_doubt else self._seconds
 
     async def _compare(self, kube: Kube, cache: Cache) -> None:
         before = cache.versions()
         listed: dict[str, int] = {}
-        for namespace in self._namespaces:
-            listed |= await kube.versions(cache.kind, namespace, cache.selector)
+        for namespace in [""] if cache.cluster else self._namespaces:
+            listed |= await self._list(kube, cache, namespace)
         gone = before.keys() - listed.keys()
         for uid in gone - self._ghosts.get(cache.kind, set()):
             self._changed(before[uid][0])
         self._ghosts[cache.kind] = set(gone)
         self._note_owed(cache, listed)
 
+    async def _list(self, kube: Kube, cache: Cache, namespace: str) -> dict[str, int]:
+        try:
+            return await kube.versions(cache.kind, namespace, cache.selector)
+        except ApiError as error:
+            if error.status == 404:
+                # The cluster does not have the kind (a policy's definition is not installed): there are none.
+                return {}
+            raise
+
     def _note_owed(self, cache: Cache, listed: Mapping[str, int]) -> None:
-        held, before = cache.versions(), self._owed.get(cache.kind, {})
-        behind = [uid for uid, version in listed.items() if uid not in held or held[uid][1] < version]
-        owed = {uid: before.get(uid, time.monotonic()) for uid in behind}
-        confirmed = [since for uid, since in owed.items() if uid in before]
+        """What the watch owes: each version that a list had and the cache has not reached, since it was first owed."""
+        held, before, now = cache.versions(), self._owed.get(cache.kind, {}), time.monotonic()
+        self._awaited[cache.kind] = (self._awaited.get(cache.kind, set(listed)) & listed.keys()) - held.keys()
+        owed: dict[str, tuple[float, int]] = {}
+        still: list[float] = []
+        for uid, version in listed.items():
+            has = held[uid][1] if uid in held else -1
+            if uid in before and has < before[uid][1]:
+                owed[uid] = before[uid]
+                still.append(before[uid][0])
+            elif has < version:
+                # What changes all the time is a moment behind at every look, and never in debt for long.
+                owed[uid] = (now, version)
         self._owed[cache.kind] = owed
-        if confirmed:
-            self._confirmed[cache.kind] = min(confirmed)
+        if still:
+            self._confirmed[cache.kind] = min(still)
         else:
             self._confirmed.pop(cache.kind, None)
 

@@ -9,6 +9,7 @@ from finetune_operator.logs import FORMATS
 
 PREFIX = "FINETUNE_"
 MIN_LEASE_SECONDS = 3
+PULL_POLICIES = ("", "Always", "IfNotPresent", "Never")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Settings:
     of work, or of a watch that shows nothing new, the liveness probe fails; every `resync_seconds` lists are compared
     with what the watches showed. `allowed_hosts` are storage hosts that jobs may use although they are loopback or
     link-local addresses: those of a local cluster. After `free_retries` endings from outside, which cost no attempt,
-    the next ones do. A node that is silent for `node_unreachable_after` is given up. Raises ValueError for what cannot
-    work.
+    the next ones do. A node that is silent for `node_unreachable_after` is given up. `image_pull_policy` is that of the
+    stages' pods; empty leaves it to Kubernetes, which pulls `latest` each time. Raises ValueError for what cannot work.
     """
 
     trainer_image: str = "finetune-trainer:latest"
@@ -51,6 +52,7 @@ class Settings:
     light_memory: str = "1Gi"
     scratch_size: str = "64Gi"
     termination_grace: int = 60
+    image_pull_policy: str = ""
 
     def __post_init__(self) -> None:
         if self.log_format not in FORMATS:
@@ -58,6 +60,9 @@ class Settings:
         if self.lease_seconds < MIN_LEASE_SECONDS:
             remedy = f"too short to be renewed in; give it {MIN_LEASE_SECONDS} or more"
             raise ValueError(f"{PREFIX}LEASE_SECONDS={self.lease_seconds}: {remedy}")
+        if self.image_pull_policy not in PULL_POLICIES:
+            remedy = f"no pull policy; write {', '.join(PULL_POLICIES[1:])}, or leave it out"
+            raise ValueError(f"{PREFIX}IMAGE_PULL_POLICY={self.image_pull_policy!r}: {remedy}")
 
     @property
     def image_for_light_stages(self) -> str:

@@ -1,13 +1,14 @@
 """A keyed work queue: one worker at a time for a key, the latest state wins, errors back off.
 
 The counterpart of client-go's workqueue on asyncio. A key that is added while it is worked on is worked on once
-more afterwards; adding it ten times meanwhile makes no difference.
+more afterwards; adding it ten times meanwhile makes no difference. Urgent keys go before all others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -31,22 +32,27 @@ class WorkQueue(Generic[Key]):
         self._work = work
         self._workers = workers
         self._backoff, self._backoff_limit = backoff, backoff_limit
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()
+        # (0 where it is urgent else 1, the order of arrival, key). A key whose urgency rose is in it twice; `_waiting`
+        # has the entry that counts.
+        self._ready: asyncio.PriorityQueue[tuple[int, int, Key]] = asyncio.PriorityQueue()
+        self._arrivals = itertools.count()
+        self._waiting: dict[Key, int] = {}
         self._busy: dict[Key, float] = {}
-        self._dirty: set[Key] = set()
+        # What was asked for while it was worked on, and whether urgently.
+        self._dirty: dict[Key, bool] = {}
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    def add(self, key: Key) -> None:
-        """Ask for `key` to be worked on, now or once its present work ends."""
+    def add(self, key: Key, *, urgent: bool = False) -> None:
+        """Ask for `key` to be worked on, now or once its present work ends; before what is not urgent, if it is."""
         self._cancel_timer(key)
+        rank = 0 if urgent else 1
         if key in self._busy:
-            self._dirty.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._dirty[key] = urgent or self._dirty.get(key, False)
+        elif self._waiting.get(key, 2) > rank:
+            self._waiting[key] = rank
+            self._ready.put_nowait((rank, next(self._arrivals), key))
 
     def add_after(self, key: Key, delay: float) -> None:
         """Ask for `key` in `delay` seconds; an earlier timer of the key stays."""
@@ -84,8 +90,10 @@ class WorkQueue(Generic[Key]):
 
     async def _run(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._waiting.discard(key)
+            rank, _, key = await self._ready.get()
+            if self._waiting.get(key) != rank:
+                continue
+            del self._waiting[key]
             self._busy[key] = time.monotonic()
             delay: float | None = None
             try:
@@ -98,11 +106,10 @@ class WorkQueue(Generic[Key]):
                 logger.exception("Work on %s failed; again in %.1f s.", key, delay)
             finally:
                 self._busy.pop(key, None)
-            if key in self._dirty:
-                self._dirty.discard(key)
-                if delay is None or key not in self._failures:
-                    self.add(key)
-                    continue
+            urgent = self._dirty.pop(key, None)
+            if urgent is not None and (delay is None or key not in self._failures):
+                self.add(key, urgent=urgent)
+                continue
             if delay is not None:
                 with contextlib.suppress(RuntimeError):
                     self.add_after(key, delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ import requests
 from kubernetes import client, config
 
 Body = dict[str, Any]
+# A real cluster pulls, schedules and starts containers, often on few CPUs: what is waited for may take longer there.
+PATIENCE = float(
+    os.environ.get("FINETUNE_E2E_PATIENCE") or ("3" if os.environ.get("FINETUNE_E2E_CLUSTER") == "1" else "1")
+)
 Found = TypeVar("Found")
 
 FINETUNE_JOBS = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
@@ -19,6 +24,7 @@ JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 PODS = "/api/v1/namespaces/{namespace}/pods"
 SECRETS = "/api/v1/namespaces/{namespace}/secrets"
 NAMESPACES = "/api/v1/namespaces"
+APPLY = "application/apply-patch+yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -37,9 +43,11 @@ class Api:
         if token:
             self._session.headers["Authorization"] = token
 
-    def request(self, method: str, path: str, body: Body | None = None, **query: str) -> requests.Response:
-        """One request, whatever it answers."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    def request(
+        self, method: str, path: str, body: Body | None = None, *, kind: str = "", **query: str
+    ) -> requests.Response:
+        """One request, whatever it answers. `kind`: of the body; empty: as the method has it."""
+        kind = kind or ("application/merge-patch+json" if method == "PATCH" else "application/json")
         headers = {"Content-Type": kind} if body is not None else {}
         return self._session.request(method, self.url + path, json=body, headers=headers, params=query, timeout=30)
 
@@ -51,6 +59,10 @@ class Api:
 
     def patch(self, path: str, body: Body) -> Body:
         return self._good(self.request("PATCH", path, body))
+
+    def apply(self, path: str, body: Body) -> Body:
+        """Server-side apply of the whole of `body`, as `kubectl apply --server-side` and Argo CD do it."""
+        return self._good(self.request("PATCH", path, body, kind=APPLY, fieldManager="e2e", force="true"))
 
     def delete(self, path: str, policy: str = "Background") -> None:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
@@ -77,11 +89,11 @@ class Api:
 
 def wait_for(what: str | Callable[[], str], look: Callable[[], Found | None], seconds: float) -> Found:
     """What `look` finds, as soon as it finds it. Fails after `seconds`, saying what was waited for."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain: {what() if callable(what) else what}")
+            raise AssertionError(f"waited {seconds * PATIENCE:g} s in vain: {what() if callable(what) else what}")
         time.sleep(0.1)

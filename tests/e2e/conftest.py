@@ -14,12 +14,22 @@ import pytest
 from finetune_api.crd import crd
 from finetune_api.policy_crd import policy_crd
 
-from .api import CRDS, NAMESPACES, SECRETS, wait_for
+from .api import CRDS, NAMESPACES, PATIENCE, SECRETS, wait_for
 from .jobs import Inputs, Tenant
 from .places import SECRET, Operator, Place, place
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "phi3-emotions"
 TEST_ROWS = 24
+# Seconds of a test, as in pyproject.toml.
+TIMEOUT = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test may take longer where all that it waits for may."""
+    for item in items:
+        given = item.get_closest_marker("timeout")
+        if PATIENCE > 1 and item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout((given.args[0] if given else TIMEOUT) * PATIENCE), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from finetune_cli.words import ended
 
 from .api import FINETUNE_JOBS, JOBS, PODS, Body, wait_for
 from .places import SECRET, Place
+from .statuses import judge
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 STEPS = 20
@@ -83,7 +84,7 @@ class Tenant:
                 {
                     "name": "small",
                     "resources": {
-                        "requests": {"cpu": "500m", "memory": "512Mi"},
+                        "requests": {"cpu": "250m", "memory": "512Mi"},
                         "limits": {"cpu": "1", "memory": "4Gi"},
                     },
                 }
@@ -109,6 +110,7 @@ class Tenant:
 
     def status(self, name: str) -> Status:
         found = self.place.api.get(self.path(FINETUNE_JOBS, name))
+        judge(found)
         return Status.model_validate(found.get("status") or {})
 
     def ended(self, name: str, seconds: float) -> Status:

@@ -45,6 +45,9 @@ class Operator:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
+        if os.environ.get("FINETUNE_E2E_OPERATOR") == "installed":
+            # It runs in the cluster already; tests that stop or kill their own are not for it.
+            return
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE_")},
             **OPERATOR_SETTINGS,
@@ -52,6 +55,8 @@ class Operator:
         }
         if "FINETUNE_TRAINER_IMAGE" in os.environ:
             environment["FINETUNE_TRAINER_IMAGE"] = os.environ["FINETUNE_TRAINER_IMAGE"]
+            # The image may have been loaded into the nodes, under whatever tag, and be in no registry.
+            environment["FINETUNE_IMAGE_PULL_POLICY"] = "IfNotPresent"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log

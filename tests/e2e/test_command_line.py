@@ -1,4 +1,7 @@
-"""What a user does with `finetune` on a job in a cluster: one job, and every command that looks at it."""
+"""What a user does with `finetune` on a job in a cluster: one job, and every command that looks at it.
+
+Also on a real cluster; test_documentation.py asks the same of the local one, each time.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 
 from finetune_cli.yamltext import documents
 
+from .api import PATIENCE
 from .jobs import MERGE, STEPS, Tenant, training
 
 
@@ -28,7 +32,7 @@ class Finetune:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=180 * PATIENCE,
             check=False,
         )
         assert done.returncode == code, f"finetune {command} {' '.join(words)}: {done.stdout}{done.stderr}"
@@ -40,6 +44,7 @@ def finetune(tenant: Tenant) -> Finetune:
     return Finetune(tenant)
 
 
+@pytest.mark.slow
 def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: Path) -> None:
     tenant.apply(tenant.job("tones", [training(), MERGE], suspend=True))
     assert "tones: goes on" in finetune("resume", "tones")
@@ -58,7 +63,7 @@ def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: 
     assert '"step":' in finetune("logs", "tones", "--stage", "lora", "--raw", "--tail", "20")
     assert "tones: loss by step" in finetune("plot", "tones", "--width", "60")
 
-    words = finetune("download", "tones", "model", "--output", str(tmp_path), "--endpoint", str(_endpoint(tenant)))
+    words = finetune("download", "tones", "model", "--dir", str(tmp_path), "--endpoint", str(_endpoint(tenant)))
     assert "model" in words
     assert (tmp_path / "model" / "config.json").is_file()
     assert not (tmp_path / "adapter").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .api import wait_for
+from .api import PATIENCE, wait_for
 from .jobs import Tenant, training
 
 pytestmark = [
@@ -26,7 +26,7 @@ class Kubectl:
         self._environment = {**os.environ, "KUBECONFIG": str(tenant.place.kubeconfig), "HOME": str(home)}
         self._command = ["kubectl", "-n", tenant.namespace]
 
-    def __call__(self, *words: str, text: str | None = None, seconds: float = 90) -> str:
+    def __call__(self, *words: str, text: str | None = None, seconds: float = 90 * PATIENCE) -> str:
         done = subprocess.run(
             [*self._command, *words],
             input=text,
@@ -52,7 +52,7 @@ def test_apply_watch_describe_wait_logs_delete(tenant: Tenant, tmp_path: Path) -
     seen = tmp_path / "watch"
     watch = kubectl.start("get", "ftj", "tones", "-w", output=seen)
     try:
-        kubectl("wait", "--for=condition=Succeeded", "ftj/tones", "--timeout=80s")
+        kubectl("wait", "--for=condition=Succeeded", "ftj/tones", f"--timeout={80 * PATIENCE:g}s")
         wait_for("the watch to show the end", lambda: "Succeeded" in seen.read_text(), 10)
     finally:
         watch.terminate()
@@ -63,8 +63,8 @@ def test_apply_watch_describe_wait_logs_delete(tenant: Tenant, tmp_path: Path) -
     assert any(" Running " in line and " lora " in line for line in lines)
     edited = job.replace("loggingSteps: 1", "loggingSteps: 2")
     assert "configured" in kubectl("apply", "-f", "-", text=edited)
-    kubectl("wait", "--for=jsonpath={.status.observedGeneration}=2", "ftj/tones", "--timeout=30s")
-    kubectl("wait", "--for=condition=Succeeded", "ftj/tones", "--timeout=80s")
+    kubectl("wait", "--for=jsonpath={.status.observedGeneration}=2", "ftj/tones", f"--timeout={30 * PATIENCE:g}s")
+    kubectl("wait", "--for=condition=Succeeded", "ftj/tones", f"--timeout={80 * PATIENCE:g}s")
     assert "unchanged" in kubectl("apply", "-f", "-", text=edited)
 
     described = kubectl("describe", "ftj", "tones")

@@ -1,16 +1,20 @@
-"""Two tenants under the chart's own rights: no job of one reads what is the other's."""
+"""The chart's operator, with its account's rights alone: tenants served at once, and none reaches another's things."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .api import FINETUNE_JOBS, PODS, SECRETS, Body, wait_for
+from finetune_api import layout
+from finetune_api.status import Status
+
+from .api import FINETUNE_JOBS, JOBS, PODS, SECRETS, Body, wait_for
 from .chart import Installed, installed
-from .jobs import Tenant, data, training
+from .jobs import BUILD, MERGE, Tenant, data, training
 from .places import Operator, Place
 
 MINE = "of-the-first-tenant-only"
@@ -19,14 +23,89 @@ CONFIG_MAPS = "/api/v1/namespaces/{namespace}/configmaps"
 
 
 @pytest.fixture
-def tenants(
-    new_tenant: Callable[[], Tenant], _operator: Operator, cluster: Place, tmp_path: Path
-) -> Iterator[tuple[Tenant, Tenant, Installed]]:
-    """Two tenants, and the chart's operator for them in place of the one that has an administrator's rights."""
-    first, second = new_tenant(), new_tenant()
+def two(new_tenant: Callable[[], Tenant], _operator: Operator) -> tuple[Tenant, Tenant]:
+    """Two tenants, and no operator with an administrator's rights that could serve them."""
+    found = new_tenant(), new_tenant()
     _operator.stop()
-    with installed(cluster, [first.namespace, second.namespace], tmp_path) as found:
-        yield first, second, found
+    return found
+
+
+@pytest.fixture
+def listed(two: tuple[Tenant, Tenant], cluster: Place, tmp_path: Path) -> Iterator[Installed]:
+    """The chart's operator, its rights bound by RoleBindings in the tenants' namespaces alone."""
+    with installed(cluster, [tenant.namespace for tenant in two], tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def cluster_wide(two: tuple[Tenant, Tenant], cluster: Place, tmp_path: Path) -> Iterator[Installed]:
+    """The chart's operator, its rights bound in the whole cluster."""
+    del two
+    with installed(cluster, [], tmp_path) as found:
+        yield found
+
+
+# --- served
+
+
+def example(tenant: Tenant) -> str:
+    """The emotion example as the tests have it: LoRA, merge, int4, and both models asked."""
+    metric = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
+    job = tenant.job(
+        "tones",
+        [training(), MERGE, BUILD],
+        dataConfigs=[data("train", tenant.inputs.train), data("test", tenant.inputs.test)],
+        evaluators=[{"name": "tones", "metrics": [metric]}],
+        engine={"host": "small", "evaluator": "tones"},
+    )
+    return tenant.apply(job)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_tenants_are_served_at_once_with_the_rights_of_role_bindings(
+    two: tuple[Tenant, Tenant], listed: Installed
+) -> None:
+    for tenant in two:
+        example(tenant)
+    for tenant in two:
+        ran_well(tenant, tenant.succeeded("tones", seconds=400))
+    for path in (tenant.path(SECRETS) for tenant in two):
+        assert listed.api.request("GET", path).status_code == 403
+    # Where its rights are not bound, it sees nothing.
+    assert listed.api.request("GET", JOBS.format(namespace="default")).status_code == 403
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_tenant_is_served_with_rights_in_the_whole_cluster_and_the_operators_own_namespace_is_not(
+    two: tuple[Tenant, Tenant], cluster_wide: Installed
+) -> None:
+    first, second = two
+    own = Tenant(cluster_wide.place, cluster_wide.namespace, first.inputs)
+    first.apply(first.job("tones", [training(steps=5)]))
+    own.apply(own.job("tones", [training(steps=5)]))
+    ran_well(first, first.succeeded("tones"))
+    refused = own.ended("tones", 30)
+    assert (refused.phase, own.jobs_of("tones")) == ("Failed", [])
+    assert cluster_wide.api.request("GET", second.path(SECRETS)).status_code == 403
+    assert cluster_wide.api.request("GET", JOBS.format(namespace=second.namespace)).status_code == 200
+
+
+def ran_well(tenant: Tenant, status: Status) -> None:
+    """The job ran to its end in one attempt a stage, and all that it published lies under its namespace's name."""
+    assert {stage.state for stage in status.stages} == {"Succeeded"}, status
+    assert {stage.attempts + stage.retries for stage in status.stages} == {1}
+    assert tenant.stages_of_jobs("tones") == sorted(stage.name for stage in status.stages)
+    words = tenant.namespace, "tones", 1
+    root = f"{tenant.place.root}/jobs"
+    published = json.loads(tenant.place.bucket.read(layout.join(root, layout.model_manifest_path(*words))))
+    assert {item["name"]: item["digest"] for item in published["artifacts"]} == {
+        item.name: item.digest for item in status.artifacts
+    }
+
+
+# --- kept apart
 
 
 def give_secret(tenant: Tenant) -> None:
@@ -42,8 +121,9 @@ def give_secret(tenant: Tenant) -> None:
     tenant.place.api.create(tenant.path(CONFIG_MAPS), rows)
 
 
-def test_no_job_reaches_what_is_another_tenants(tenants: tuple[Tenant, Tenant, Installed]) -> None:
-    first, second, _ = tenants
+def test_no_job_reaches_what_is_another_tenants(two: tuple[Tenant, Tenant], listed: Installed) -> None:
+    first, second = two
+    del listed
     give_secret(first)
     passes = [training(steps=2)]
     references: list[Body] = [
@@ -56,6 +136,8 @@ def test_no_job_reaches_what_is_another_tenants(tenants: tuple[Tenant, Tenant, I
         job = second.job(f"secret-{number}", passes)
         job["spec"]["storage"]["credentialsSecretRef"] = reference
         out_of_reach(second, job)
+    token = {"modelPath": "example/gated", "tokenSecretRef": {"name": MINE, "key": "WORD"}}
+    out_of_reach(second, second.job("token", passes, inputModel=token))
     uris = [
         f"configMap://{MINE}/rows.jsonl",
         f"configMap://{first.namespace}/{MINE}/rows.jsonl",

@@ -11,6 +11,7 @@ import onnxruntime_genai
 from finetune_api.status import Status
 from finetune_cli import results
 
+from .. import recompute
 from .jobs import BUILD, MERGE, STEPS, Tenant, data, training
 
 ALL = ["prepare", "evaluate-input", "lora", "merge", "builder", "evaluate-builder", "publish"]
@@ -25,6 +26,12 @@ def verified(folder: Path) -> int:
     """The exit code of the trainer's own verification."""
     command = [sys.executable, "-m", "finetune_trainer", "verify", str(folder)]
     return subprocess.run(command, check=False, capture_output=True).returncode
+
+
+def answered_alone(folder: Path, phrases: list[str]) -> list[str]:
+    """What the example's infer.py answers from the downloaded folder, where only onnxruntime-genai can be imported."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "lone_infer.py"), str(folder), *phrases]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
 
 
 def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
@@ -52,7 +59,11 @@ def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
     assert set(found) == {"adapter", "model", "onnx", "report"}
     assert {"config.json", "tokenizer.json"} <= {path.name for path in found["model"].iterdir()}
     assert list(found["model"].glob("*.safetensors"))
-    onnxruntime_genai.Model(str(found["onnx"]))
+    assert recompute.differences(found["report"]) == []
+    stages = [stage.model_dump(mode="json") for stage in status.stages]
+    assert recompute.status_differences(found["report"], stages) == []
+    assert recompute.asked_again(found["report"], found["onnx"], "evaluate-builder", 6) == []
+    assert len(answered_alone(found["onnx"], ["The funeral was long.", "A fine picnic!"])) == 2
     assert verified(found["model"]) == 0
     weights = next(found["model"].glob("*.safetensors"))
     content = bytearray(weights.read_bytes())

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "phi3-emotions"
+ALONE = Path(__file__).parents[1] / "lone_infer.py"
 STRANGE_TEXTS = (
     "Nothing of this was in training: Ünïcode, “quotes”, 12.5 %\n\n  two spaces! 🙂",
     "def f(x):\n\treturn x**2  # <0x0A>",
@@ -196,14 +197,18 @@ def test_infer_answers_from_the_onnx_folder_alone(model_folder, data, tmp_path):
     tokenizer = load_tokenizer(model_folder)
     assert set(tokenizer.encode("<|end|>").ids) <= set(stops), "what Phi-3's template puts after an answer"
     assert json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"] == stops
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import infer; from pathlib import Path; "
-        "print('said', infer.answer(Path(sys.argv[2]), sys.argv[3])); "
-        "assert not {'torch', 'transformers', 'finetune_trainer'} & sys.modules.keys()"
-    )
-    command = [sys.executable, "-c", program, str(EXAMPLE), str(folder), data["test-seen"][0]["phrase"]]
+    phrases = [row["phrase"] for row in data["test-seen"][:3]]
+    command = [sys.executable, str(ALONE), str(folder), *phrases]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("said ")
+    assert len(done.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "finetune_trainer"])
+def test_the_guard_around_infer_refuses_what_it_is_to_do_without(package):
+    program = f"import sys; sys.argv = ['x', 'y']; sys.path.insert(0, {str(ALONE.parent)!r}); import lone_infer; "
+    program += f"sys.meta_path.insert(0, lone_infer.Guard); import {package}"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert f"{package} is not what a user of the ONNX folder has" in done.stderr
 
 
 def _cue(grammar: ModuleType, row: dict[str, str]) -> str:

@@ -11,27 +11,16 @@ from pathlib import Path
 
 import peft
 import torch
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from finetune_api.lora import ALL_LINEAR, DoraConfig, LoraConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
+from finetune_trainer.architectures import DEFAULT_TARGETS
 from finetune_trainer.errors import StageFailure, bad_input
-
-_SPLIT_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-# The attention projections, by model_type of config.json. Phi-4 calls itself phi3.
-DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
-    "phi3": ("o_proj", "qkv_proj"),
-    "llama": _SPLIT_ATTENTION,
-    "mistral": _SPLIT_ATTENTION,
-    "qwen2": _SPLIT_ATTENTION,
-    "qwen3": _SPLIT_ATTENTION,
-    "gemma": _SPLIT_ATTENTION,
-    "gemma2": _SPLIT_ATTENTION,
-    "gemma3_text": _SPLIT_ATTENTION,
-}
+from finetune_trainer.model_files import ADAPTER, ADAPTER_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,23 @@ def attach(model: PreTrainedModel, config: LoraConfig, parts: Parts) -> peft.Pef
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def go_on_from(model: peft.PeftModel, folder: Path, uri: str) -> None:
+    """Gives the new adapter of `model` the weights of the one in `folder`, which `uri` names in the spec.
+
+    Raises StageFailure (ModelInvalid) where those are of other modules or shapes.
+    """
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    given = load_file(folder / ADAPTER_WEIGHTS)
+    shapes = {name: list(tensor.shape) for name, tensor in given.items()}
+    wanted = {name: list(tensor.shape) for name, tensor in expected.items()}
+    if shapes != wanted:
+        name = min(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+        message = f"{name} has the shape {shapes.get(name)}; this model and config mean {wanted.get(name)}"
+        found = problem(ADAPTER.fields[0], uri, message, "Name the model that the adapter was trained on.")
+        raise bad_input(Reason.MODEL_INVALID, found)
+    set_peft_model_state_dict(model, given)
 
 
 def save(model: peft.PeftModel, folder: Path, *, base: str, revision: str | None) -> None:

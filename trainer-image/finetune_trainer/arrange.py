@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import overload
 
@@ -17,7 +18,16 @@ from finetune_trainer.tokens import TokenRows, Tokens
 Indexes = npt.NDArray[np.int64]
 
 
-class _Arranged(Sequence[Tokens]):
+@dataclass(frozen=True)
+class Totals:
+    """What samples come to: how many, their tokens, and the positions of these that have a loss."""
+
+    samples: int
+    tokens: int
+    learned: int
+
+
+class Arranged(Sequence[Tokens]):
     """Samples by index, each put together from its rows when it is read."""
 
     def __len__(self) -> int:
@@ -25,6 +35,14 @@ class _Arranged(Sequence[Tokens]):
 
     def sample(self, index: int) -> Tokens:
         """The sample at `index`, from 0."""
+        raise NotImplementedError
+
+    def totals(self) -> Totals:
+        """All samples, counted."""
+        raise NotImplementedError
+
+    def lengths(self) -> Indexes:
+        """Tokens of each sample; none is read for that."""
         raise NotImplementedError
 
     @overload
@@ -40,7 +58,12 @@ class _Arranged(Sequence[Tokens]):
         return map(self.sample, range(len(self)))
 
 
-class Lines(_Arranged):
+def lengths_of(samples: Sequence[Tokens]) -> list[int]:
+    """Tokens of each of `samples`; they are read only where they are no arrangement."""
+    return samples.lengths().tolist() if isinstance(samples, Arranged) else [len(sample.ids) for sample in samples]
+
+
+class Lines(Arranged):
     """Each of `chosen` rows is a sample, cut to `size` tokens."""
 
     def __init__(self, rows: TokenRows, chosen: Indexes, size: int) -> None:
@@ -52,8 +75,14 @@ class Lines(_Arranged):
     def sample(self, index: int) -> Tokens:
         return self._rows.row(int(self._chosen[index]), self._size)
 
+    def totals(self) -> Totals:
+        return _whole_rows(self._rows, self._chosen, self._size, len(self))
 
-class Packs(_Arranged):
+    def lengths(self) -> Indexes:
+        return np.minimum(self._rows.lengths[self._chosen], self._size)
+
+
+class Packs(Arranged):
     """Each of `blocks` holds whole rows, cut to `size` tokens; no row's first token is learned from the row before."""
 
     def __init__(self, rows: TokenRows, blocks: Sequence[Indexes], size: int) -> None:
@@ -68,6 +97,20 @@ class Packs(_Arranged):
         learn = np.concatenate([part.learn for part in parts])
         learn[starts] = False
         return Tokens(np.concatenate([part.ids for part in parts]), learn, tuple(starts.tolist()))
+
+    def totals(self) -> Totals:
+        chosen = np.concatenate(self._blocks) if self._blocks else np.zeros(0, np.int64)
+        return _whole_rows(self._rows, chosen, self._size, len(self))
+
+    def lengths(self) -> Indexes:
+        rows = np.minimum(self._rows.lengths, self._size)
+        return np.fromiter((rows[block].sum() for block in self._blocks), np.int64, len(self))
+
+
+def _whole_rows(rows: TokenRows, chosen: Indexes, size: int, samples: int) -> Totals:
+    """Totals of `samples` that hold the `chosen` rows, cut to `size` tokens: rows know how much of them is learned."""
+    tokens = np.minimum(rows.lengths[chosen], size).sum()
+    return Totals(samples, int(tokens), int(rows.learned[chosen].sum()))
 
 
 class Stream:
@@ -94,7 +137,7 @@ class Stream:
         return Tokens(ids, learn)
 
 
-class Blocks(_Arranged):
+class Blocks(Arranged):
     """Runs of `size` tokens of `stream` that begin at `starts`; the first `context` tokens of each are not learned."""
 
     def __init__(self, stream: Stream, starts: Indexes, size: int, context: int = 0) -> None:
@@ -112,6 +155,12 @@ class Blocks(_Arranged):
         learn[: self._context] = False
         return Tokens(found.ids, learn)
 
+    def totals(self) -> Totals:
+        return Totals(len(self), len(self) * self._size, sum(item.learned() for item in self))
+
+    def lengths(self) -> Indexes:
+        return np.full(len(self), self._size)
+
     def teaching(self) -> Blocks:
         """Those of which a token is learned."""
         kept = np.fromiter((item.learned() > 0 for item in self), np.bool_, len(self))
@@ -124,7 +173,7 @@ class Blocks(_Arranged):
 
 def arrange(
     rows: TokenRows, config: PreProcessDataConfig, tokenizer: TextTokenizer, chosen: Indexes | None = None
-) -> Sequence[Tokens]:
+) -> Arranged:
     """The samples that a model is trained on, of the rows `chosen` (all, where None), at most `max_samples`.
 
     Strategies are those of Olive's TextGenParams, and pack; `PreProcessDataConfig.strategy` says what each does.
@@ -136,7 +185,7 @@ def arrange(
     return _lines(rows, chosen, config)
 
 
-def _lines(rows: TokenRows, chosen: Indexes, config: PreProcessDataConfig) -> Sequence[Tokens]:
+def _lines(rows: TokenRows, chosen: Indexes, config: PreProcessDataConfig) -> Arranged:
     fitting = chosen[rows.learned[chosen] > 0]
     if config.strategy == "line-by-line-random":
         return Lines(rows, _drawn_rows(rows, fitting, config), config.max_seq_len)
@@ -157,7 +206,7 @@ def _drawn_rows(rows: TokenRows, chosen: Indexes, config: PreProcessDataConfig) 
     return chosen[_draw(found, config)]
 
 
-def _joined(stream: Stream, config: PreProcessDataConfig) -> Sequence[Tokens]:
+def _joined(stream: Stream, config: PreProcessDataConfig) -> Arranged:
     size = config.max_seq_len
     if config.strategy == "join-random":
         begins = stream.starts[:-1]

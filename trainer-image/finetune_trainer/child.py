@@ -15,6 +15,7 @@ from finetune_trainer.environment import read_environment
 from finetune_trainer.failures import failure_of
 from finetune_trainer.report import Reporter
 from finetune_trainer.result import failed, write_result
+from finetune_trainer.severity import Severity, silence_libraries
 from finetune_trainer.stage import run_stage
 from finetune_trainer.termination import Termination
 from finetune_trainer.workplace import Workplace, open_workplace
@@ -30,14 +31,16 @@ def main() -> int:
         signal.signal(number, lambda *_: _terminate(termination))
     environment = read_environment(os.environ)
     os.environ.update(environment.tracker_variables())
-    report = Reporter() if os.environ.get("RANK", "0") == "0" else Reporter(io.StringIO())
+    level = Severity(environment.document.log_severity_level)
+    silence_libraries(level)
+    report = Reporter(None if os.environ.get("RANK", "0") == "0" else io.StringIO(), level)
     try:
         result, code = _run(open_workplace(environment, report, termination)), ExitCode.OK
     except BaseException as error:  # the entry point: everything that can end a stage is answered here
         failure = failure_of(error, environment.document)
         traceback.print_exception(error)
         result, code = failed(environment.document.key, failure), failure.exit_code
-        report.log(f"failed: {failure.reason}: {failure.message}")
+        report.log(f"{failure.reason}: {failure.message}", Severity.FATAL)
         # Whoever ends a pod waits for it, but not long.
         if code != ExitCode.TERMINATED:
             result = result.model_copy(update={"evidence": post_mortem.leave(environment, report, error)})

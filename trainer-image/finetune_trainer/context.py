@@ -24,11 +24,12 @@ class StageContext:
     """One attempt's surroundings.
 
     `inputs` holds, by role (adapter, model, onnx, reference), the local folder of each upstream output, its files
-    checked against their sha256. `base` is the local folder of the job's input model where the document names one.
-    `output` is an empty folder that the pass fills; all of it is published. `rows(name)` are the rows of a data
-    config, checked to be the pinned ones, and read again by each iteration. `upstream` holds, by role, the inputs'
-    manifests. `world` are the processes that run the pass together; all have a context, and the main one's output is
-    published. `checkpoints` are the stage's, where it has a store; `termination` says when to stop.
+    checked against their sha256; the adapter may be the input model's own, held to its pin. `base` is the local folder
+    of the job's input model where the document names one. `output` is an empty folder that the pass fills; all of it
+    is published. `rows(name)` are the rows of a data config, checked to be the pinned ones, and read again by each
+    iteration. `upstream` holds, by role, the inputs' manifests. `world` are the processes that run the pass together;
+    all have a context, and the main one's output is published. `checkpoints` are the stage's, where it has a store;
+    `termination` says when to stop.
     """
 
     document: StageDocument

@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
-from finetune_trainer.arrange import arrange
+from finetune_trainer.arrange import arrange, lengths_of
 from finetune_trainer.errors import bad_input
 from finetune_trainer.sample import Sample
 from finetune_trainer.template import prompt_of, render
-from finetune_trainer.tokens import TokenRows, Tokens, tokenize
+from finetune_trainer.tokenizing import tokenize
+from finetune_trainer.tokens import TokenRows, Tokens
 
-__all__ = ["Sample", "TokenRows", "Tokens", "arrange", "prompt_of", "render", "split_rows", "tokenize"]
+__all__ = ["Sample", "TokenRows", "Tokens", "arrange", "lengths_of", "prompt_of", "render", "split_rows", "tokenize"]
 
 Indexes = npt.NDArray[np.int64]
 

@@ -11,11 +11,9 @@ from finetune_api.data import DataConfig
 from finetune_api.problems import problem
 from finetune_api.stage import Manifest, Pins, Reason, StageInput
 from finetune_trainer.errors import StageFailure, bad_input
-from finetune_trainer.model_files import is_wanted
-from finetune_trainer.model_source import open_model
+from finetune_trainer.model_source import ModelSource, open_adapter, open_model
 from finetune_trainer.rows import FileRows
 from finetune_trainer.sources import DataFile, SourceFile, data_digest, fetch_data, files_digest, files_path
-from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.watching import watched
 from finetune_trainer.workplace import Workplace
 
@@ -47,11 +45,29 @@ def fetch_base(place: Workplace) -> Path | None:
         return None
     pins = _pins(place)
     source = open_model(model, place.sources, revision=pins.model.revision)
-    code = model.load_kwargs.trust_remote_code
-    folder = source.fetch([name for name in source.names() if is_wanted(name, code=code)])
+    return _fetch_pinned_folder(place, source, model.model_path, pins.model.digest)
+
+
+def fetch_base_adapter(place: Workplace) -> Path | None:
+    """The folder with the input model's adapter, as pinned; None where the stage does not read one.
+
+    Raises StageFailure (InputChanged) where it is another adapter by now.
+    """
+    model, pins = place.document.input_model, place.document.pins
+    if model is None or model.adapter_path is None:
+        return None
+    digest = _pins(place).model.adapter if pins else None
+    if digest is None:
+        raise ValueError(f"the document of stage {place.document.stage} has no pin of the adapter {model.adapter_path}")
+    source = open_adapter(model, place.sources, revision=kept_commit(place, digest))
+    return _fetch_pinned_folder(place, source, model.adapter_path, digest)
+
+
+def _fetch_pinned_folder(place: Workplace, source: ModelSource, uri: str, digest: str) -> Path:
+    folder = source.fetch([name for name in source.names() if source.kind.wants(name)])
     files = source.files()
-    if files_digest(files, ordered=False) != pins.model.digest:
-        raise changed(place, MODEL_PATH, model.model_path, "model", files)
+    if files_digest(files, ordered=False) != digest:
+        raise changed(place, source.kind.fields[0], uri, source.kind.noun, files)
     return folder
 
 
@@ -68,16 +84,18 @@ def fetch_rows(place: Workplace, name: str) -> FileRows:
 def fetch_pinned(place: Workplace, config: DataConfig) -> list[DataFile]:
     """The files of `config`, from the commit of a hub data set where it is pinned to one, else as they are now."""
     pin = place.document.pins.data.get(config.name) if place.document.pins else None
-    commit = None
-    if pin and config.load_dataset_config.is_hub:
-        body = place.store.read_document(layout.data_path(pin.digest))
-        commit = json.loads(body).get("commit") if body else None
+    commit = kept_commit(place, pin.digest) if pin and config.load_dataset_config.is_hub else None
     return fetch_data(config, place.sources, commit=commit)
 
 
-def keep_commit(place: Workplace, digest: str, files: list[DataFile]) -> None:
-    """Writes down the commit that hub files with this digest are from, for `fetch_pinned`."""
-    commit = next((file.commit for file in files if file.commit), None)
+def kept_commit(place: Workplace, digest: str) -> str | None:
+    """The hub's commit that files with this digest are from, where `keep_commit` wrote it down."""
+    body = place.store.read_document(layout.data_path(digest))
+    return json.loads(body).get("commit") if body else None
+
+
+def keep_commit(place: Workplace, digest: str, commit: str | None) -> None:
+    """Writes down the commit that hub files with this digest are from, if they are from one."""
     if commit:
         place.store.write_document(layout.data_path(digest), json.dumps({"commit": commit}).encode())
 

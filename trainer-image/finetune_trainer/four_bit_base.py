@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-FILE = "four_bit_base.json"
+from finetune_trainer.model_files import FOUR_BIT_BASE
+
+FILE = FOUR_BIT_BASE
 
 
 @dataclass(frozen=True)

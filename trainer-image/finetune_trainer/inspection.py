@@ -106,17 +106,13 @@ def count(
     """What the rows `chosen` (all, where None) come to."""
     chosen = np.arange(len(tokens)) if chosen is None else chosen
     lengths = tokens.lengths[chosen]
-    samples = kept = learned = 0
-    for sample in arrange(tokens, process, tokenizer, chosen):
-        samples += 1
-        kept += len(sample.ids)
-        learned += sample.learned()
+    totals = arrange(tokens, process, tokenizer, chosen).totals()
     return Counts(
         rows=len(chosen),
-        samples=samples,
-        tokens=kept,
-        learned=learned,
-        dropped_tokens=max(0, int(lengths.sum()) - kept),
+        samples=totals.samples,
+        tokens=totals.tokens,
+        learned=totals.learned,
+        dropped_tokens=max(0, int(lengths.sum()) - totals.tokens),
         duplicates=len(chosen) - len(np.unique(tokens.hashes[chosen])),
         longest=int(lengths.max(initial=0)),
         highest_id=tokens.highest_id,

@@ -1,11 +1,17 @@
-"""int4AlgoConfig auto: the smallest of some quantizations that loses no more than the evaluator's goals allow."""
+"""int4AlgoConfig auto: the smallest of some quantizations that surely loses no more than the evaluator's goals allow.
+
+A candidate is compared with its source row by row, on validation rows. It is sure where the whole 95 % interval of
+that comparison meets the goals, for a figure that meets them by luck would miss them on the test rows. Where none is
+sure, the one that comes nearest to it among those whose figures meet the goals is taken, and called unsure.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +21,16 @@ from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.evaluation.figures import Measured
-from finetune_trainer.evaluation.goals import Judgement, judge, missed
 from finetune_trainer.evaluation.measuring import measure
 from finetune_trainer.evaluation.model import Subject, load_onnx
+from finetune_trainer.evaluation.paired import Difference, margin
 from finetune_trainer.evaluation.questions import RowReader
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import Reference
 from finetune_trainer.tokenizer import load_tokenizer
 
 FILE = "quantization.json"
-_MOST_FIGURES = 16  # the check's own figures need room beside them
+_MOST_FIGURES = 15  # the check's own figures need room beside them
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,46 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Try:
-    """What became of a candidate on validation rows. `refused` says why it is no answer; empty for the chosen one."""
+    """What became of a candidate on validation rows.
+
+    `values` and `margins`, by how much its goals are met, have an entry for each metric. `broken` says why the model
+    itself is no answer, whatever its figures.
+    """
 
     candidate: Candidate
     size: int
     values: dict[str, float]
-    refused: str = ""
-    diverged: bool = False
+    margins: dict[str, Difference]
+    broken: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether its figures meet the goals on the rows that were measured."""
+        return not self.broken and all(item.value >= 0 for item in self.margins.values())
+
+    @property
+    def sureness(self) -> float:
+        """How far the worst of its intervals is on the good side, in widths of that interval; 0 and above is sure."""
+        if not self.met:
+            return -math.inf
+        return min(item.low / max(item.high - item.low, 1e-9) for item in self.margins.values())
+
+    @property
+    def verdict(self) -> str:
+        """Why it is taken or not."""
+        missed = [
+            f"{name} misses its goal by {-item.value:.4g}" for name, item in self.margins.items() if item.value < 0
+        ]
+        if self.broken or missed:
+            return "; ".join([*([self.broken] if self.broken else []), *missed])
+        if self.sureness >= 0:
+            return "meets the goals"
+        unsure = {name: item for name, item in self.margins.items() if item.low < 0}
+        return "; ".join(
+            f"{name} meets its goal by {item.value:.4g}, which may be luck: 95 % interval {item.low:.4g} to "
+            f"{item.high:.4g}"
+            for name, item in unsure.items()
+        )
 
     def content(self) -> dict[str, Any]:
         """As `quantization.json` holds it."""
@@ -71,8 +110,14 @@ class Try:
             "algorithm": self.candidate.algo,
             "blockSize": self.candidate.block,
             "bytes": self.size,
-            "values": self.values,
-            "refused": self.refused or None,
+            "values": {name: _finite(value) for name, value in self.values.items()},
+            "margins": {
+                name: {key: _finite(value) for key, value in asdict(item).items()}
+                for name, item in self.margins.items()
+            },
+            "verdict": self.verdict,
+            "met": self.met,
+            "sure": self.sureness >= 0,
         }
 
 
@@ -86,81 +131,109 @@ def judged(evaluator: Evaluator) -> Evaluator:
     return evaluator.model_copy(update={"metrics": metrics})
 
 
+@dataclass(frozen=True)
+class Chooser:
+    """The validation rows, the metrics, and what the source reached on them."""
+
+    context: StageContext
+    config: ModelBuilderConfig
+    evaluator: Evaluator
+    reader: RowReader
+    source: Mapping[str, Measured]
+
+    @classmethod
+    def beside(cls, context: StageContext, source: Path, config: ModelBuilderConfig) -> Chooser:
+        """A chooser that holds candidates to the model in `source`."""
+        from finetune_trainer.generation_hf import load_hf_generator  # noqa: PLC0415  (torch: `check` does without)
+
+        evaluator = judged(Evaluator.model_validate(context.document.evaluator))
+        reader = RowReader(context, evaluator, load_tokenizer(source), validation=True)
+        context.report.progress(activity="measuring source model")
+        model = load_hf_generator(source, context.load_kwargs, context.inputs.get("adapter"))
+        subject = Subject("model", model, load_tokenizer(source), (source,))
+        return cls(context, config, evaluator, reader, _measured(context, subject, evaluator, reader))
+
+    def tried(self, folder: Path, candidate: Candidate) -> Try:
+        """The candidate in `folder`, checked and measured. `context.scratch` has the check's reference."""
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        broken = ""
+        try:
+            check_onnx(folder, Reference.read(self.context.scratch), self.config, self.context.report.log)
+        except StageFailure as failure:
+            broken = failure.message
+        try:
+            subject = Subject("onnx", load_onnx(folder), load_tokenizer(folder), (folder,))
+            found = _measured(self.context, subject, self.evaluator, self.reader)
+        except RuntimeError as error:
+            return Try(candidate, size, {}, {}, broken or str(error)[:300])
+        margins = {
+            metric.name: margin(metric, metric.goal, found[metric.name], self.source[metric.name])
+            for metric in self.evaluator.metrics
+            if metric.goal
+        }
+        return Try(candidate, size, {name: item.value for name, item in found.items()}, margins, broken)
+
+
 def choose(
     context: StageContext, source: Path, config: ModelBuilderConfig, build: Callable[[Path, ModelBuilderConfig], None]
 ) -> dict[str, float]:
-    """Builds candidates until one meets the goals beside `source`, and leaves it in `context.output`.
+    """Builds candidates until one surely meets the goals beside `source`, and leaves the best in `context.output`.
 
-    `build` writes a candidate to a folder. `context.scratch` has the check's reference. Returns the figures of every
-    try. Raises StageFailure: GoalNotMet, or OnnxDiverged where no candidate came near its source.
+    `build` writes a candidate to a folder. Returns the figures of every try. Raises StageFailure: GoalNotMet, or
+    OnnxDiverged where no candidate came near its source.
     """
-    evaluator = judged(Evaluator.model_validate(context.document.evaluator))
-    reader = RowReader(context, evaluator, load_tokenizer(source), validation=True)
-    wanted = _source_values(context, source, evaluator, reader)
+    chooser = Chooser.beside(context, source, config)
+    candidates = CANDIDATES[: config.max_tries or len(CANDIDATES)]
     tries: list[Try] = []
-    for number, candidate in enumerate(CANDIDATES[: config.max_tries or len(CANDIDATES)], start=1):
-        context.report.progress(activity=f"trying {candidate.name}", step=number, total=len(CANDIDATES))
+    best: tuple[Try, Path] | None = None
+    for number, candidate in enumerate(candidates, start=1):
+        context.report.progress(activity=f"trying {candidate.name}", step=number, total=len(candidates))
         folder = context.scratch / f"try-{number}"
         folder.mkdir()
         build(folder, candidate.of(config))
-        tries.append(_tried(context, folder, candidate, config, evaluator, reader, wanted))
-        context.report.log(f"{candidate.name}: {tries[-1].refused or 'meets the goals'}")
-        if not tries[-1].refused:
-            shutil.copytree(folder, context.output, dirs_exist_ok=True)
-            _write(context.output, wanted, tries)
-            return _figures(tries)
-        shutil.rmtree(folder)
-    raise _none(tries)
-
-
-def _source_values(context: StageContext, source: Path, evaluator: Evaluator, reader: RowReader) -> dict[str, float]:
-    """The source's own values on the validation rows."""
-    from finetune_trainer.generation_hf import load_hf_generator  # noqa: PLC0415  (torch: `check` does without)
-
-    context.report.progress(activity="measuring source model")
-    model = load_hf_generator(source, context.load_kwargs, context.inputs.get("adapter"))
-    subject = Subject("model", model, load_tokenizer(source), (source,))
-    return {name: item.value for name, item in _measured(context, subject, evaluator, reader).items()}
+        tries.append(chooser.tried(folder, candidate))
+        context.report.log(f"{candidate.name}: {tries[-1].verdict}")
+        # No more than two candidates are on disk at once: the best so far, and the one that is tried.
+        if tries[-1].met and (best is None or tries[-1].sureness > best[0].sureness):
+            worse, best = best, (tries[-1], folder)
+        else:
+            worse = (tries[-1], folder)
+        if worse:
+            shutil.rmtree(worse[1])
+        if best and best[0].sureness >= 0:
+            break
+    if best is None:
+        raise _none(tries)
+    if best[0].sureness < 0:
+        context.report.log(f"none is sure to meet the goals on other rows; {best[0].candidate.name} comes nearest")
+    shutil.copytree(best[1], context.output, dirs_exist_ok=True)
+    _write(context.output, chooser.source, tries, best[0])
+    return _figures(tries, best[0])
 
 
 def _measured(context: StageContext, subject: Subject, evaluator: Evaluator, reader: RowReader) -> dict[str, Measured]:
     return {metric.name: measure(subject, metric, reader, context, output=None) for metric in evaluator.metrics}
 
 
-def _tried(
-    context: StageContext,
-    folder: Path,
-    candidate: Candidate,
-    config: ModelBuilderConfig,
-    evaluator: Evaluator,
-    reader: RowReader,
-    wanted: Mapping[str, float],
-) -> Try:
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    diverged = ""
-    try:
-        check_onnx(folder, Reference.read(context.scratch), config, context.report.log)
-    except StageFailure as failure:
-        diverged = failure.message
-    try:
-        subject = Subject("onnx", load_onnx(folder), load_tokenizer(folder), (folder,))
-        found = _measured(context, subject, evaluator, reader)
-    except RuntimeError as error:
-        return Try(candidate, size, {}, diverged or str(error)[:300], diverged=True)
-    judgements: Mapping[str, Judgement] = judge(evaluator, found, wanted)
-    reasons = [*([diverged] if diverged else []), *(str(item) for item in missed(judgements))]
-    values = {name: item.value for name, item in found.items()}
-    return Try(candidate, size, values, "; ".join(reasons), diverged=bool(diverged) and not missed(judgements))
-
-
-def _figures(tries: list[Try]) -> dict[str, float]:
+def _figures(tries: list[Try], best: Try) -> dict[str, float]:
     said = {f"try/{item.candidate.name}/{name}": value for item in tries for name, value in item.values.items()}
-    return {"tries": float(len(tries)), **dict(list(said.items())[-_MOST_FIGURES:])}
+    return {"tries": float(len(tries)), "sure": float(best.sureness >= 0), **dict(list(said.items())[-_MOST_FIGURES:])}
 
 
-def _write(folder: Path, wanted: Mapping[str, float], tries: list[Try]) -> None:
-    content = {"source": dict(wanted), "chosen": tries[-1].candidate.name, "tries": [item.content() for item in tries]}
+def _write(folder: Path, source: Mapping[str, Measured], tries: list[Try], best: Try) -> None:
+    content = {
+        "source": {name: _finite(item.value) for name, item in source.items()},
+        "types": {name: item.type for name, item in source.items()},
+        "rows": {name: len(item.rows) for name, item in source.items()},
+        "chosen": best.candidate.name,
+        "sure": best.sureness >= 0,
+        "tries": [item.content() for item in tries],
+    }
     (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _none(tries: list[Try]) -> StageFailure:
@@ -169,9 +242,10 @@ def _none(tries: list[Try]) -> StageFailure:
         f"{item.candidate.name}: " + (", ".join(f"{key} {value:.4g}" for key, value in item.values.items()) or "no run")
         for item in tries
     ]
-    reason = Reason.ONNX_DIVERGED if all(item.diverged for item in tries) else Reason.GOAL_NOT_MET
+    only_broken = all(item.broken and all(found.value >= 0 for found in item.margins.values()) for item in tries)
     message = (
-        f"None of {len(tries)} quantizations will do ({'; '.join(shown)}). The last: {tries[-1].refused} "
+        f"None of {len(tries)} quantizations will do ({'; '.join(shown)}). The last: {tries[-1].verdict}. "
         "Allow more degradation, raise maxTries, or use precision fp16 or fp32."
     )
+    reason = Reason.ONNX_DIVERGED if only_broken else Reason.GOAL_NOT_MET
     return StageFailure(reason, message, exit_code=ExitCode.RESULT_REFUSED)

@@ -63,7 +63,7 @@ def _flavors(content: bytes, uri: str) -> dict[str, dict[str, Any]]:
 
 def _mlflow(flavor: Mapping[str, Any], names: Sequence[str], uri: str) -> Layout:
     if flavor.get("peft_adaptor"):
-        remedy = "Merge the adapter (merge_and_unload) and save that model."
+        remedy = "Write modelPath: the base model, and adapterPath: the folder peft in this one."
         raise _invalid(uri, "it is an adapter without its base model", remedy)
     # Before 2.10 a pipeline was saved as one folder, its tokenizer beside the weights.
     model = flavor.get("model_binary") or flavor.get("pipeline")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import onnx
+import onnxruntime_genai
+from onnxruntime_genai.models import builder
 from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
 from finetune_api.builder import ModelBuilderConfig
+from finetune_trainer.severity import DEFAULT, Severity, printed_to_stderr
 
 # By our names, what the builder of onnxruntime-genai 0.18 calls them: it ignores options that it does not know,
 # and its own older names (int4_block_size, …) are among those.
@@ -29,6 +30,10 @@ _LISTS = {
 }
 
 
+class UnknownOptionError(ValueError):
+    """The installed builder does not know an option that this module writes."""
+
+
 class NoSuchNodeError(ValueError):
     """A node that is to stay unquantized is not in the model."""
 
@@ -41,20 +46,23 @@ def build(
     *,
     remote_code: bool,
     adapter: Path | None = None,
+    level: Severity = DEFAULT,
 ) -> None:
     """Writes the ONNX model of the Hugging Face folder `source` to `output`; `cache` is a scratch folder.
 
     The peft folder `adapter`, where there is one, becomes nodes beside the base's.
 
-    What the builder prints goes to stderr: stdout is for progress. Raises whatever the builder raises, and
-    NoSuchNodeError.
+    What the builder prints goes to stderr, or nowhere, by `level`: stdout is for progress. Raises whatever the builder
+    raises, NoSuchNodeError and UnknownOptionError.
     """
     where = (str(source), str(output), config.precision, config.execution_provider, str(cache))
     # It says two lines for each of a model's thousands of nodes.
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-    with redirect_stdout(sys.stderr):
+    if level > Severity.DEBUG:
+        logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
+    with printed_to_stderr(level):
         wanted = extra_options(config, remote_code=remote_code)
         wanted += [f"adapter_path={adapter}"] if adapter else []
+        _require_known(wanted)
         options = parse_extra_options(None, *where, wanted, search=search_options(config))
         create_model(None, *where, **options)
     _require_nodes(output / "model.onnx", config.int4_nodes_to_exclude or ())
@@ -74,6 +82,14 @@ def search_options(config: ModelBuilderConfig) -> dict[str, bool | int | float] 
     if config.search is None:
         return None
     return config.search.model_dump(by_alias=False, exclude_none=True)
+
+
+def _require_known(options: Sequence[str]) -> None:
+    """Raises UnknownOptionError for an option that the installed builder's code never reads: it would say nothing."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(builder.__file__).parent.rglob("*.py")]
+    for name in (option.partition("=")[0] for option in options):
+        if not any(f'"{name}"' in source for source in sources):
+            raise UnknownOptionError(f"onnxruntime-genai {onnxruntime_genai.__version__} has no option {name}")
 
 
 def _require_nodes(path: Path, names: Sequence[str]) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from finetune_api.model import InputModel
 from finetune_api.problems import problem
-from finetune_api.stage import ModelPin, Reason
+from finetune_api.stage import MAX_ARCHITECTURE, ModelPin, Reason
 from finetune_trainer.errors import StageFailure, bad_input
-from finetune_trainer.model_files import is_wanted, is_weights
 from finetune_trainer.model_source import ModelSource
 from finetune_trainer.sources import SourceFile, files_digest
 from finetune_trainer.tokenizer import MODEL_PATH, TextTokenizer, load_tokenizer, read_json
@@ -42,9 +41,8 @@ def check_model(model: InputModel, source: ModelSource) -> CheckedModel:
         raise bad_input(Reason.MODEL_NOT_FOUND, problem(MODEL_PATH, model.model_path, "there is nothing", remedy))
     if "config.json" not in names:
         raise _invalid(model, "no config.json in it", _folder_remedy(names))
-    _require_safetensors(model, names)
-    code = model.load_kwargs.trust_remote_code
-    folder = source.fetch([name for name in names if is_wanted(name, code=code) and not is_weights(name)])
+    _require_safetensors(model, source, names)
+    folder = source.fetch(companions(source))
     config = read_json(folder / "config.json")
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
@@ -54,14 +52,19 @@ def check_model(model: InputModel, source: ModelSource) -> CheckedModel:
     pin = ModelPin(
         digest=files_digest(files, ordered=False),
         revision=source.revision,
-        architecture=architectures[0][:128],
+        architecture=architectures[0][:MAX_ARCHITECTURE],
         size=sum(file.size for file in files),
     )
     return CheckedModel(pin, files, config, load_tokenizer(folder))
 
 
-def _require_safetensors(model: InputModel, names: Sequence[str]) -> None:
-    if any(is_weights(name) for name in names):
+def companions(source: ModelSource) -> list[str]:
+    """The files of `source` that are read before its weights are."""
+    return [name for name in source.names() if source.kind.wants(name) and not source.kind.is_weights(name)]
+
+
+def _require_safetensors(model: InputModel, source: ModelSource, names: Sequence[str]) -> None:
+    if any(source.kind.is_weights(name) for name in names):
         return
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:

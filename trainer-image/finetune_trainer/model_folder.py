@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from finetune_trainer.model_files import is_wanted, is_weights
+from finetune_trainer.model_files import model_kind
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,9 +29,10 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 def copy_companions(source: Path, target: Path, *, remote_code: bool = False) -> None:
     """Copies all that belongs to the model but its weights and their index; code only where it is allowed."""
+    kind = model_kind(code=remote_code)
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source).as_posix()
-        if not path.is_file() or name == INDEX or is_weights(name) or not is_wanted(name, code=remote_code):
+        if not path.is_file() or name == INDEX or kind.is_weights(name) or not kind.wants(name):
             continue
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The job's input model, wherever it is: which files it has, what tells them apart, and how they come here."""
+"""The job's input model and its adapter, wherever they are: their files, what tells those apart, how they come here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +12,10 @@ from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.errors import bad_input
 from finetune_trainer.mlflow import Layout, layout_of
-from finetune_trainer.model_files import is_wanted, is_weights
+from finetune_trainer.model_files import ADAPTER, Kind, model_kind
 from finetune_trainer.objects import MissingObjectError, hash_file
 from finetune_trainer.s3_errors import Place
 from finetune_trainer.sources import SourceFile, Sources, changed_tag
-from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.volumes import NotInVolumeError, is_volume, locate
 
 # Weights in a mounted volume are told apart by content up to this size, then by their time of change: hashing
@@ -25,11 +24,15 @@ _CONTENT_LIMIT = 64 << 20
 
 
 class ModelSource(Protocol):
-    """A model's files, and what they are pinned by."""
+    """A model's or an adapter's files, and what they are pinned by."""
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the two it is."""
 
     @property
     def revision(self) -> str | None:
-        """The commit of a hub model; None elsewhere."""
+        """The commit at a hub; None elsewhere."""
 
     @property
     def found(self) -> str:
@@ -50,14 +53,30 @@ def open_model(model: InputModel, sources: Sources, *, revision: str | None = No
 
     Raises StageFailure: ModelNotFound, ModelGated, HubUnavailable.
     """
-    uri, code = model.model_path, model.load_kwargs.trust_remote_code
+    kind = model_kind(code=model.load_kwargs.trust_remote_code)
+    return _open(kind, model.model_path, sources, revision or model.revision)
+
+
+def open_adapter(model: InputModel, sources: Sources, *, revision: str | None = None) -> ModelSource:
+    """Where `model`'s adapter is, which it has; otherwise as `open_model`."""
+    if model.adapter_path is None:
+        raise ValueError(f"the input model {model.model_path} has no adapter")
+    return _open(ADAPTER, model.adapter_path, sources, revision or model.adapter_revision)
+
+
+def _open(kind: Kind, uri: str, sources: Sources, revision: str | None) -> ModelSource:
     if is_volume(uri):
-        return VolumeModel(uri, sources, code=code)
+        return VolumeModel(kind, uri, sources)
     if uri.startswith("s3://"):
-        return StoreModel(uri, sources, code=code)
+        return StoreModel(kind, uri, sources)
     from finetune_trainer.hub import HubModel  # noqa: PLC0415  (huggingface_hub takes long to import)
 
-    return HubModel(model, sources, revision=revision)
+    return HubModel(kind, uri, sources, revision=revision or "main")
+
+
+def _layout(kind: Kind, names: Sequence[str], read: Callable[[str], bytes], uri: str) -> Layout:
+    """Where the files are: a model's as its MLmodel says, if it has one, an adapter's as they lie."""
+    return Layout({name: name for name in names}) if kind is ADAPTER else layout_of(names, read, uri)
 
 
 class VolumeModel:
@@ -65,23 +84,24 @@ class VolumeModel:
 
     revision = None
 
-    def __init__(self, uri: str, sources: Sources, *, code: bool) -> None:
+    def __init__(self, kind: Kind, uri: str, sources: Sources) -> None:
+        path = kind.fields[0]
         try:
-            self._folder = locate(uri, sources.volumes, MODEL_PATH)
+            self._folder = locate(uri, sources.volumes, path)
         except NotInVolumeError as error:
             raise bad_input(Reason.MODEL_NOT_FOUND, error.problem) from error
         if not self._folder.is_dir():
-            found = problem(MODEL_PATH, uri, "not a folder", "Name the folder that holds config.json.")
+            found = problem(path, uri, "not a folder", f"Name the folder that holds the {kind.noun}.")
             raise bad_input(Reason.MODEL_NOT_FOUND, found)
+        self.kind = kind
         self._uri = uri
-        self._arranged = sources.scratch / "base"
-        self._code = code
+        self._arranged = sources.scratch / kind.scratch
 
     @cached_property
     def _layout(self) -> Layout:
         paths = (path for path in self._folder.rglob("*") if path.is_file())
         names = sorted(path.relative_to(self._folder).as_posix() for path in paths)
-        return layout_of(names, lambda name: (self._folder / name).read_bytes(), self._uri)
+        return _layout(self.kind, names, lambda name: (self._folder / name).read_bytes(), self._uri)
 
     @property
     def found(self) -> str:
@@ -105,7 +125,7 @@ class VolumeModel:
 
     def files(self) -> list[SourceFile]:
         """Tags are sha256 up to 64 MiB, the time of change above."""
-        return [self._file(name) for name in self.names() if is_wanted(name, code=self._code)]
+        return [self._file(name) for name in self.names() if self.kind.wants(name)]
 
     def _file(self, name: str) -> SourceFile:
         path = self._folder / self._layout.files[name]
@@ -119,19 +139,19 @@ class StoreModel:
 
     revision = None
 
-    def __init__(self, uri: str, sources: Sources, *, code: bool) -> None:
+    def __init__(self, kind: Kind, uri: str, sources: Sources) -> None:
+        self.kind = kind
         self._uri = uri
-        self._objects = sources.connection.objects(Place(MODEL_PATH, uri, Reason.MODEL_NOT_FOUND))
-        self._folder = sources.scratch / "base"
-        self._code = code
+        self._objects = sources.connection.objects(Place(kind.fields[0], uri, Reason.MODEL_NOT_FOUND))
+        self._folder = sources.scratch / kind.scratch
         self._hashes: dict[str, str] = {}
 
     @cached_property
     def _layout(self) -> Layout:
-        return layout_of([item.key for item in self._objects.list("")], self._read, self._uri)
+        return _layout(self.kind, [item.key for item in self._objects.list("")], self._read, self._uri)
 
     def _read(self, key: str) -> bytes:
-        path = self._folder.with_name("base-layout") / key
+        path = self._folder.with_name(f"{self.kind.scratch}-layout") / key
         self._download({key: path})
         return path.read_bytes()
 
@@ -157,18 +177,15 @@ class StoreModel:
             return {key: item.sha256 for key, item in self._objects.download(wanted).items()}
         except MissingObjectError as error:
             message = f"{error.key} was taken away while it was read"
-            raise bad_input(Reason.INPUT_CHANGED, problem(MODEL_PATH, self._uri, message)) from error
+            raise bad_input(Reason.INPUT_CHANGED, problem(self.kind.fields[0], self._uri, message)) from error
 
     def files(self) -> list[SourceFile]:
         """Downloads the companions for their sha256; weights stay where they are."""
         there = {item.key: item for item in self._objects.list("")}
-        found = {
-            name: there[key]
-            for name, key in self._layout.files.items()
-            if key in there and is_wanted(name, code=self._code)
-        }
-        self.fetch(name for name in found if not is_weights(name))
+        found = {name: there[key] for name, key in self._layout.files.items() if key in there and self.kind.wants(name)}
+        weights = {name for name in found if self.kind.is_weights(name)}
+        self.fetch(name for name in found if name not in weights)
         return [
-            SourceFile(name, item.size, f"tag:{item.tag}" if is_weights(name) else f"sha256:{self._hashes[name]}")
+            SourceFile(name, item.size, f"tag:{item.tag}" if name in weights else f"sha256:{self._hashes[name]}")
             for name, item in found.items()
         ]

@@ -17,6 +17,7 @@ from finetune_api.model import LoadKwargs
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.errors import StageFailure, bad_input
+from finetune_trainer.memory import bound_memory
 
 MODEL_PATH = "spec.inputModel.modelPath"
 
@@ -48,6 +49,7 @@ def load_model(
     weights are missing, which transformers would draw at random.
     """
     transformers_logging.disable_progress_bar()
+    bound_memory(load, device)
     attention = _attention(load, device)
     wanted = dtype or (dtype_named(load.torch_dtype) if load.torch_dtype else "auto")
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_api.stage import Progress
+from finetune_trainer.severity import DEFAULT, Severity
 
 _TAIL_LINES = 400
 
@@ -17,10 +18,12 @@ _TAIL_LINES = 400
 class Reporter:
     """Writes JSON lines: `progress` for the operator, `log` for people who read the pod's log.
 
-    Values that are NaN or infinite are left out: JSON has no word for them, and status none either.
+    Of the latter, those below `level` are left out of the stream, and kept in `tail` all the same. Values that are NaN
+    or infinite are left out: JSON has no word for them, and status none either.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, level: Severity = DEFAULT) -> None:
+        self.level = level
         self._stream = stream or sys.stdout
         self._started = time.monotonic()
         self._kept: Path | None = None
@@ -28,7 +31,7 @@ class Reporter:
 
     @property
     def tail(self) -> list[str]:
-        """The last lines that were written."""
+        """The last lines, of whatever severity."""
         return list(self._tail)
 
     def keep(self, path: Path) -> None:
@@ -45,12 +48,15 @@ class Reporter:
             with self._kept.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    def log(self, message: str) -> None:
-        """One line for people, on one line whatever `message` holds."""
-        self._write(f"[{time.monotonic() - self._started:8.2f}s] " + " ".join(message.splitlines()))
+    def log(self, message: str, severity: Severity = Severity.INFO) -> None:
+        """One line for people, on one line whatever `message` holds; from warnings on it names its severity."""
+        mark = f"{severity.name.lower()}: " if severity >= Severity.WARNING else ""
+        self._write(f"[{time.monotonic() - self._started:8.2f}s] {mark}" + " ".join(message.splitlines()), severity)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, severity: Severity = Severity.FATAL) -> None:
         self._tail.append(line)
+        if severity < self.level:
+            return
         self._stream.write(line + "\n")
         self._stream.flush()
 

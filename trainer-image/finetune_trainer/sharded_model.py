@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.lora import QLoraConfig
 from finetune_api.model import LoadKwargs
+from finetune_trainer.memory import bound_memory
 from finetune_trainer.model_folder import tensor_files
 from finetune_trainer.models import unloadable
 from finetune_trainer.quantization import keep_trainable_on_cpu
@@ -44,6 +45,7 @@ def load_sharded(
     linear modules are quantized as it says, and computed in `compute`. Raises StageFailure (ModelInvalid) where a
     weight is not in the files under its own name and shape.
     """
+    bound_memory(load, device)
     model = _skeleton(folder, load, dtype)
     if four_bit:
         _make_four_bit(model, four_bit, compute or dtype)

@@ -12,7 +12,7 @@ from typing import cast
 from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
-from finetune_trainer.fetch import fetch_base, fetch_input, fetch_rows
+from finetune_trainer.fetch import fetch_base, fetch_base_adapter, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.training.world import Alone, World
 from finetune_trainer.watching import watched
@@ -92,9 +92,15 @@ def _fetch(place: Workplace, world: World) -> StageContext:
 
 
 def _inputs(place: Workplace) -> tuple[tuple[dict[str, Path], dict[str, Manifest]], Path | None]:
-    """The folders and the manifests of upstream outputs, by role, and the folder of the input model."""
+    """The folders and the manifests of upstream outputs, by role, and the folder of the input model.
+
+    Its adapter is the adapter of a stage that has none from upstream.
+    """
     fetched = {role: fetch_input(place, role, wanted) for role, wanted in place.document.inputs.items()}
     folders = {role: folder for role, (folder, _) in fetched.items()}
+    own = fetch_base_adapter(place)
+    if own:
+        folders["adapter"] = own
     return (folders, {role: manifest for role, (_, manifest) in fetched.items()}), fetch_base(place)
 
 

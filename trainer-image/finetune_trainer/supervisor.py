@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _STAGE = "FINETUNE_STAGE"
 _RESULT = "FINETUNE_RESULT_PATH"
 _RANK_LOST = "RankLost"
+# The pod says where these are, on its scratch volume, which begins empty. The root file system is read-only: without
+# TMPDIR nothing could be written to for a moment, without HOME no library could keep a cache.
+_FOLDERS = ("HOME", "TMPDIR", "FINETUNE_SCRATCH")
 # Time to write a result, after another rank has failed.
 _COMPANY_SECONDS = 15.0
 _FORWARDED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
@@ -124,11 +127,25 @@ class Supervisor:
         from finetune_api.stage import StageDocument  # noqa: PLC0415  (see the module's docstring)
         from finetune_trainer.result import failed, write_result  # noqa: PLC0415
 
-        document = StageDocument.model_validate_json(self._variables[0][_STAGE])
-        failure = _failure(code, document, bool(self._received), kills_before)
+        text = self._variables[0][_STAGE]
+        try:
+            document = StageDocument.model_validate_json(text)
+        except ValueError as error:
+            failure = _not_understood(error)
+        else:
+            failure = _failure(code, document, bool(self._received), kills_before)
         sys.stderr.write(f"the stage's process ended with {code}: {failure.message}\n")
-        write_result(self._result(0), failed(document.key, failure))
+        write_result(self._result(0), failed(json.loads(text)["key"], failure))
         return failure.exit_code
+
+
+def _not_understood(error: ValueError) -> StageFailure:
+    """What it means that the operator's document cannot be read: its version and the image's lie too far apart."""
+    from finetune_api.stage import Reason  # noqa: PLC0415  (see the module's docstring)
+    from finetune_trainer.errors import StageFailure  # noqa: PLC0415
+
+    message = "this trainer image does not understand the operator's stage document: use the image of its own version"
+    return StageFailure(Reason.INTERNAL, f"{message} ({' '.join(str(error).split())[:200]})")
 
 
 def _failure(code: int, document: StageDocument, signalled: bool, kills_before: int | None) -> StageFailure:
@@ -176,6 +193,15 @@ def out_of_memory_kills() -> int | None:
     return None
 
 
+def make_folders(variables: Mapping[str, str]) -> None:
+    """Makes the folders that `variables` name; one that cannot be made is found out about where it is needed."""
+    for name in _FOLDERS:
+        if variables.get(name):
+            with contextlib.suppress(OSError):
+                Path(variables[name]).mkdir(parents=True, exist_ok=True)
+
+
 def main() -> int:
     """Supervises `python -m finetune_trainer stage` in this environment, once for each rank of this pod."""
+    make_folders(os.environ)
     return Supervisor([sys.executable, "-m", "finetune_trainer", "stage"], *of_this_pod(os.environ)).run()

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import tokenizers
 from tokenizers import Tokenizer
 
 from finetune_api.problems import problem
@@ -26,7 +27,29 @@ class Encoding:
     """
 
     ids: list[int]
-    offsets: list[tuple[int, int]] | None
+    offsets: Sequence[tuple[int, int]] | None
+
+
+class _Offsets(Sequence[tuple[int, int]]):
+    """The offsets of a backend's encoding, each made when it is read: few of them are."""
+
+    def __init__(self, encoded: tokenizers.Encoding) -> None:
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[int, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(index, slice):
+            return self._encoded.offsets[index]
+        found = self._encoded.token_to_chars(range(len(self))[index])
+        if found is None:
+            raise ValueError(f"the tokenizer does not say what its token {index} stands for")
+        return found
 
 
 class TextTokenizer:
@@ -74,7 +97,7 @@ class TextTokenizer:
                 for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
             ]
         encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [Encoding(item.ids, item.offsets) for item in encoded]
+        return [Encoding(item.ids, _Offsets(item)) for item in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""

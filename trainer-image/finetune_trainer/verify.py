@@ -128,7 +128,7 @@ def main(words: Sequence[str]) -> int:
 def check(options: argparse.Namespace) -> int:
     """Prints a line per artifact; returns 0 where all are good, 1 where one is not, 2 where none can be read."""
     try:
-        verdicts = list(verify(*_open(options)))
+        verdicts = list(verify(*opened(options)))
     except StageFailure as failure:
         sys.stderr.write(f"{failure}\n")
         return 2
@@ -137,7 +137,7 @@ def check(options: argparse.Namespace) -> int:
     return 1 if any(verdict.faults for verdict in verdicts) else 0
 
 
-def _open(options: argparse.Namespace) -> tuple[Objects, str]:
+def opened(options: argparse.Namespace) -> tuple[Objects, str]:
     """The objects below the root of a store that `options.where` lies in, and its folder there."""
     where = options.where.removesuffix(MANIFEST).rstrip("/")
     if not where.startswith("s3://"):
@@ -167,6 +167,11 @@ def _fits(mark: str, rest: str) -> bool:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` reads."""
     parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
+    add_connection(parser)
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """How a store is reached."""
     parser.add_argument("--endpoint", help="URL of the S3 server; default: AWS")
     parser.add_argument("--region", help="region of the bucket")
     parser.add_argument("--credentials", type=Path, help="folder with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

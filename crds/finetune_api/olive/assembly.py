@@ -130,7 +130,11 @@ class Assembly:
             leave_evaluator(engine.pop("evaluator"))
         if "evaluate_input_model" in engine:
             engine.pop("evaluate_input_model").left_out("without an evaluator nothing is measured.")
-        if "search_strategy" in engine:
+        for key in ("cache_dir", "output_dir"):
+            if key in engine:
+                engine.pop(key).left_out(reasons.ENGINE[key])
+        searched = engine.get("search_strategy")
+        if searched is not None and searched.value is not False:
             _search(engine.pop("search_strategy"))
         result = copy_fields(engine, Engine, "spec.engine", {})
         leave_rest(engine, reasons.ENGINE)
@@ -174,4 +178,4 @@ def _search(source: Source) -> None:
     if source.value:
         source.note(NoteKind.DECIDE, "jobs search nothing: write the values that you want into the passes.")
     else:
-        source.left_out("passes run in the order of spec.passes, which is what false means.")
+        source.left_out("passes run in the order of spec.passes.")

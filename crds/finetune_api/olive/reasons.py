@@ -6,7 +6,7 @@ _CODE = "a job runs no code of its own: the trainer does this; put what is speci
 _TRACING = "only needed to trace a PyTorch model; the trainer builds ONNX from the model's own config.json."
 _CHECKPOINTS = "checkpoints are the operator's: saved to spec.storage while training, and resumed from."
 _OUTPUT = "outputs and cache go to spec.storage, where stages that are done are found again."
-_LOGGING = "a pod's log has one fixed level; progress, loss and figures are in the job's status."
+_LOGGING = "one level holds for all that a pod logs, engine.logSeverityLevel; loss and figures are in the status too."
 _AZURE = "an AzureML setting without a counterpart on Kubernetes; access is by Secrets of the job's namespace."
 _SEARCH = "passes run in the order of spec.passes; nothing is searched."
 _EXPORT = "FinetuneJob has no such field; the builder's own default holds."
@@ -144,7 +144,6 @@ ENGINE = {
     "clean_evaluation_cache": "change spec.runId to compute everything again.",
     "cache_config": _OUTPUT,
     "enable_shared_cache": _OUTPUT,
-    "log_severity_level": _LOGGING,
     "ort_log_severity_level": _LOGGING,
     "ort_py_log_severity_level": _LOGGING,
     "log_to_file": _LOGGING,

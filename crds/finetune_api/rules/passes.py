@@ -14,9 +14,9 @@ from finetune_api.problems import Problem, problem
 
 def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
     """An adapter is merged before it is built, once, and nothing follows the ONNX model."""
-    adapter: str | None = None
+    adapter: str | None = "inputModel.adapterPath" if spec.input_model.adapter_path else None
     finished: str | None = None
-    trained = False
+    trained = merged = False
     for index, item in enumerate(spec.passes):
         path = f"spec.passes[{index}]"
         if finished:
@@ -24,11 +24,15 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
         if item.type in ADAPTER_PASSES:
             if trained:
                 yield problem(path, item.name, "a second fine-tuning pass", "Use one job for each.")
+            elif merged:
+                remedy = "Use one job for each: the second one's modelPath is the first one's merged model."
+                yield problem(path, item.name, "trains on inputModel, from which a merge before it leads away", remedy)
             adapter, trained = item.name, True
         elif item.type == "MergeAdapterWeights":
             if adapter is None:
-                yield problem(path, item.name, "no adapter to merge", "Put LoRA, QLoRA or DoRA before it.")
-            adapter = None
+                remedy = "Put LoRA, QLoRA or DoRA before it" + ("." if merged else ", or give inputModel.adapterPath.")
+                yield problem(path, item.name, "no adapter to merge", remedy)
+            adapter, merged = None, True
         elif isinstance(item, ModelBuilderPass):
             unmerged = item.config.adapter == "unmerged"
             if adapter is not None and not unmerged:

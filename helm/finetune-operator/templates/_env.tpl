@@ -30,6 +30,9 @@
 - {name: FINETUNE_PROGRESS_IN_FLIGHT, value: {{ .Values.operator.progressInFlight | quote }}}
 - {name: FINETUNE_RETRY_BACKOFF, value: {{ .Values.operator.retryBackoff | quote }}}
 - {name: FINETUNE_RETRY_BACKOFF_LIMIT, value: {{ .Values.operator.retryBackoffLimit | quote }}}
+{{- with .Values.trainer.pullPolicy }}
+- {name: FINETUNE_IMAGE_PULL_POLICY, value: {{ . | quote }}}
+{{- end }}
 {{- with .Values.operator.allowedHosts }}
 - {name: FINETUNE_ALLOWED_HOSTS, value: {{ join "," . | quote }}}
 {{- end }}

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from finetune_cli import loop
+from finetune_cli.arguments import add_folder
 from finetune_cli.demo_report import measured, phrases, seen_accuracy
 from finetune_cli.errors import ExitCode, job_failed
 from finetune_cli.example import Example
@@ -21,9 +22,7 @@ WANTED = 0.95
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where artifacts go; default ./finetune-output/<job>"
-    )
+    add_folder(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the data and the base model (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the cluster up afterwards, until Ctrl-C")
 
@@ -44,7 +43,7 @@ async def _demo(arguments: argparse.Namespace) -> int:
         async with local_stack(state / "cluster") as stack:
             _told("API server, Job controller, node, S3 and the operator", stack.startup_seconds)
             print(f"Applying {_short(example.job_file)} …", flush=True)
-            request = Request(str(example.job_file), output=arguments.output, uploads=example.uploads(inputs))
+            request = Request(str(example.job_file), output=arguments.dir, uploads=example.uploads(inputs))
             finished = await stack.while_up(run_job(stack, request))
             lines = [*report(finished), "", *measured(finished.status), "", *phrases(finished)]
             print("\n".join(["", *lines, "", f"All of it took {time.monotonic() - started:.1f} s."]), flush=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from finetune_api.status import ArtifactStatus, Status
 from finetune_cli import results
-from finetune_cli.arguments import add_job
+from finetune_cli.arguments import add_artifacts, add_folder, add_job, add_output, dumped
 from finetune_cli.connection import Cluster
 from finetune_cli.errors import ExitCode, invalid
 from finetune_cli.published import add_endpoint, open_bucket
+from finetune_cli.standing import status_of
 from finetune_cli.words import size
 
 DESCRIPTION = """\
@@ -26,10 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
     add_job(parser)
-    parser.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="adapter, model, onnx, …; default: all")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where they go, a folder for each; default ./finetune-output/<job>"
-    )
+    add_artifacts(parser)
+    add_folder(parser)
+    add_output(parser)
     add_endpoint(parser)
 
 
@@ -37,12 +38,17 @@ def execute(arguments: argparse.Namespace) -> int:
     """Fetch; 0 where every file is right."""
     cluster = Cluster.connect(arguments)
     job = cluster.job(arguments.name)
-    wanted = chosen(Status.model_validate(job.get("status") or {}), arguments.artifacts, arguments.name)
+    wanted = chosen(status_of(job), arguments.artifacts, arguments.name)
     bucket = open_bucket(cluster, job, arguments.endpoint)
-    output = arguments.output or Path("finetune-output") / arguments.name
+    folder = arguments.dir or Path("finetune-output") / arguments.name
+    done = []
     for artifact in wanted:
-        fetched = results.fetch(bucket, artifact, output)
-        print(f"{fetched.name:<8} {size(fetched.bytes):>9}  {fetched.folder}  ({fetched.files} files)", flush=True)
+        fetched = results.fetch(bucket, artifact, folder)
+        done.append({**asdict(fetched), "folder": str(fetched.folder), "uri": artifact.uri, "digest": artifact.digest})
+        if not arguments.output:
+            print(f"{fetched.name:<8} {size(fetched.bytes):>9}  {fetched.folder}  ({fetched.files} files)", flush=True)
+    if arguments.output:
+        print(dumped(done, arguments.output), end="")
     return ExitCode.OK
 
 

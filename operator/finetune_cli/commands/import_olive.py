@@ -6,10 +6,10 @@ import argparse
 import sys
 
 from finetune_api.olive import Options
+from finetune_cli.arguments import add_output, dumped
 from finetune_cli.checks import problems_of
 from finetune_cli.errors import ExitCode, invalid
 from finetune_cli.olivefile import conda_lines, import_file, note_lines
-from finetune_cli.yamltext import dump
 
 DESCRIPTION = """\
 Write the FinetuneJob for a configuration of Olive's (0.5 to 0.13, JSON or YAML) to stdout, and to stderr what you
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--storage", metavar="URI", help="where outputs go: s3://bucket/prefix")
     parser.add_argument("--qlora", action="store_true", help="turn LoRA passes into QLoRA (double_quant means that)")
+    add_output(parser)
     parser.add_argument("--conda", metavar="FILE", help="conda file to compare with the trainer image's packages")
 
 
@@ -37,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
     options = Options(arguments.name, arguments.data_root, arguments.storage, arguments.qlora)
     imported = import_file(arguments.config, options)
     said = [*note_lines(imported.notes), *conda_lines(imported, arguments.config, arguments.conda)]
-    print(dump(imported.job()), end="")
+    print(dumped(imported.job(), arguments.output or "yaml"), end="")
     print("\n".join(said), file=sys.stderr)
     found = problems_of(imported.job())
     if found:

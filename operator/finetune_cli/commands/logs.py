@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from finetune_api.stage import Progress
 from finetune_api.status import StageProgress, StageState, Status
-from finetune_cli.arguments import add_job
+from finetune_cli.arguments import add_job, completed_by
+from finetune_cli.completing import stages
 from finetune_cli.connection import Cluster
 from finetune_cli.errors import CliError, ExitCode, invalid
 from finetune_cli.jobfile import Body
+from finetune_cli.standing import status_of
 from finetune_cli.words import ended, figures
 
 DESCRIPTION = """\
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     add_job(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
-    parser.add_argument("--stage", metavar="NAME", help="this stage's log")
+    completed_by(parser.add_argument("--stage", metavar="NAME", help="this stage's log"), stages)
     parser.add_argument("--tail", type=int, metavar="N", help="the last N lines; default: all")
     parser.add_argument("--raw", action="store_true", help="leave lines of progress as the JSON that they are")
 
@@ -41,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return _follow(cluster, arguments)
     job = cluster.job(arguments.name)
     stage = arguments.stage or _telling_stage(cluster, job)
-    pods = _pods_with_log(cluster, arguments.name, stage, _status(job))
+    pods = _pods_with_log(cluster, arguments.name, stage, status_of(job))
     if not pods:
         raise invalid(
             f"stage {stage} of {arguments.name} has no pod with a log: it was re-used, waits, or its Job was cleaned up"
@@ -56,14 +58,14 @@ def _follow(cluster: Cluster, arguments: argparse.Namespace) -> int:
         for stage in status.stages:
             if arguments.stage not in (None, stage.name) or stage.state in (StageState.PENDING, StageState.QUEUED):
                 continue
-            for pod in _pods_with_log(cluster, arguments.name, stage.name, status):
+            for pod in _pods_with_log(cluster, arguments.name, stage.name, status, of=stage.job):
                 if pod in seen:
                     continue
                 seen.add(pod)
                 print(f"==> {stage.name}: {pod} <==", flush=True)
                 _print_available(cluster, pod, arguments)
         if ended(status) is False:
-            return ExitCode.JOB_FAILED
+            return ExitCode.FAILED
     return ExitCode.OK
 
 
@@ -77,7 +79,7 @@ def _print_available(cluster: Cluster, pod: str, arguments: argparse.Namespace) 
 
 def _telling_stage(cluster: Cluster, job: Body) -> str:
     """The stage whose log says most about where the job stands."""
-    status = _status(job)
+    status = status_of(job)
     for state in (StageState.FAILED, StageState.RUNNING):
         for stage in status.stages:
             if stage.state == state:
@@ -88,21 +90,25 @@ def _telling_stage(cluster: Cluster, job: Body) -> str:
     raise invalid(f"{job['metadata']['name']} has no pods: it has not begun, or its Jobs were cleaned up")
 
 
-def _pods_with_log(cluster: Cluster, job: str, stage: str, status: Status) -> list[str]:
-    """Pods of `stage` whose container has started, oldest first. Raises CliError where there is no such stage."""
+def _pods_with_log(cluster: Cluster, job: str, stage: str, status: Status, of: str | None = None) -> list[str]:
+    """Pods of `stage` whose container has started, oldest first; those of one attempt where `of` names its Job.
+
+    Raises CliError where there is no such stage.
+    """
     names = [item.name for item in status.stages]
     if stage not in names:
         raise invalid(f"{job} has no stage {stage}; there: {', '.join(names) or 'none yet'}")
-    return [pod["metadata"]["name"] for pod in cluster.pods(job, stage) if _started(pod)]
+    pods = [pod for pod in cluster.pods(job, stage) if of is None or of in _owners(pod)]
+    return [pod["metadata"]["name"] for pod in pods if _started(pod)]
+
+
+def _owners(pod: Body) -> list[str]:
+    return [owner["name"] for owner in pod["metadata"].get("ownerReferences") or []]
 
 
 def _started(pod: Body) -> bool:
     containers = (pod.get("status") or {}).get("containerStatuses") or []
     return any({"running", "terminated"} & (item.get("state") or {}).keys() for item in containers)
-
-
-def _status(job: Body) -> Status:
-    return Status.model_validate(job.get("status") or {})
 
 
 def _print(lines: Iterator[str], raw: bool) -> None:
@@ -111,7 +117,8 @@ def _print(lines: Iterator[str], raw: bool) -> None:
 
 
 def readable(line: str) -> str:
-    """A line of progress in words; any other as it is."""
+    """A line of progress in words; any other as it is, and of one that was written over again and again the last."""
+    line = line.rstrip("\r").rpartition("\r")[2]
     if not line.startswith("{"):
         return line
     try:

@@ -6,12 +6,13 @@ import argparse
 import shutil
 
 from finetune_api.status import StageStatus, Status
-from finetune_cli.arguments import add_job
+from finetune_cli.arguments import add_job, add_output, dumped
 from finetune_cli.connection import Cluster
 from finetune_cli.curve import Curve, drawn
 from finetune_cli.errors import ExitCode, invalid
 from finetune_cli.jobfile import Body
 from finetune_cli.published import add_endpoint, open_bucket, training_log
+from finetune_cli.standing import status_of
 
 DESCRIPTION = """\
 Draw the loss of a job's training, from the log that was published with the adapter, else from the pod's own log while
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
     add_job(parser)
+    add_output(parser)
     parser.add_argument("--figure", choices=FIGURES, default="loss", help="what is drawn (%(default)s)")
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="default: the terminal's")
     parser.add_argument("--height", type=int, default=16, metavar="ROWS", help="(%(default)s)")
@@ -37,10 +39,16 @@ def execute(arguments: argparse.Namespace) -> int:
     """Draw; 2 where there is nothing to draw yet."""
     cluster = Cluster.connect(arguments)
     job = cluster.job(arguments.name)
-    stage = _training_stage(Status.model_validate(job.get("status") or {}), arguments.name)
+    stage = _training_stage(status_of(job), arguments.name)
     curve = Curve.read(_lines(cluster, job, stage, arguments.endpoint), FIGURES[arguments.figure])
     if len(curve) < 2:
         raise invalid(f"stage {stage.name} of {arguments.name} has reported {len(curve)} points of {arguments.figure}")
+    if arguments.output:
+        points = [
+            {"step": step, arguments.figure: value} for step, value in zip(curve.steps, curve.values, strict=True)
+        ]
+        print(dumped(points, arguments.output), end="")
+        return ExitCode.OK
     width = arguments.width or max(40, shutil.get_terminal_size().columns - MARGIN)
     print(drawn(curve, f"{arguments.name}: {arguments.figure} by step", width, arguments.height))
     return ExitCode.OK

@@ -6,13 +6,13 @@ import argparse
 import webbrowser
 from pathlib import Path
 
-from finetune_api.status import Status
 from finetune_cli import results
-from finetune_cli.arguments import add_job
+from finetune_cli.arguments import add_folder, add_job, add_output, tell
 from finetune_cli.commands.download import chosen
 from finetune_cli.connection import Cluster
 from finetune_cli.errors import ExitCode
 from finetune_cli.published import add_endpoint, open_bucket
+from finetune_cli.standing import status_of
 
 REPORT = "report"
 PAGE = "report.html"
@@ -21,7 +21,8 @@ PAGE = "report.html"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_job(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where it goes; default ./finetune-output/<job>")
+    add_folder(parser)
+    add_output(parser)
     parser.add_argument("--no-open", action="store_true", help="fetch it only, and print where it is")
     add_endpoint(parser)
 
@@ -30,11 +31,11 @@ def execute(arguments: argparse.Namespace) -> int:
     """Fetch the report, and show it in the browser."""
     cluster = Cluster.connect(arguments)
     job = cluster.job(arguments.name)
-    (artifact,) = chosen(Status.model_validate(job.get("status") or {}), [REPORT], arguments.name)
-    output = arguments.output or Path("finetune-output") / arguments.name
-    fetched = results.fetch(open_bucket(cluster, job, arguments.endpoint), artifact, output)
+    (artifact,) = chosen(status_of(job), [REPORT], arguments.name)
+    folder = arguments.dir or Path("finetune-output") / arguments.name
+    fetched = results.fetch(open_bucket(cluster, job, arguments.endpoint), artifact, folder)
     page = (fetched.folder / PAGE).absolute()
-    print(page)
+    tell({"page": str(page), "digest": artifact.digest}, str(page), arguments.output)
     if not arguments.no_open:
         webbrowser.open(page.as_uri())
     return ExitCode.OK

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from finetune_cli.arguments import add_job
+from finetune_cli.arguments import add_job, add_output
 from finetune_cli.changes import change
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_job(parser)
+    add_output(parser)
     parser.add_argument("--run-id", metavar="WORD", help="the new spec.runId; default: the present time")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune_api.olive import Options
 from finetune_cli import loop
+from finetune_cli.arguments import add_folder
 from finetune_cli.errors import ExitCode, invalid
 from finetune_cli.jobfile import Body
 from finetune_cli.localise import Upload
@@ -37,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="OLIVE-CONFIG", help="import a configuration of Olive's and run that; paths start from it"
     )
     parser.add_argument("--qlora", action="store_true", help="with --config: turn LoRA passes into QLoRA")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where artifacts go; default ./finetune-output/<job>"
-    )
+    add_folder(parser)
     parser.add_argument(
         "--state",
         type=Path,
@@ -68,7 +67,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     request = Request(
         job_file=arguments.config or arguments.job,
         job=imported(arguments) if arguments.config else None,
-        output=arguments.output,
+        output=arguments.dir,
         cpu=arguments.cpu,
         patience=arguments.timeout,
         uploads=arguments.upload,

@@ -6,11 +6,11 @@ import argparse
 
 from rich.console import Console
 
-from finetune_api.status import Status
 from finetune_cli.arguments import add_job, add_output, dumped
 from finetune_cli.connection import Cluster
-from finetune_cli.display.tree import tree
+from finetune_cli.display.tree import show
 from finetune_cli.errors import ExitCode
+from finetune_cli.standing import status_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +25,5 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.output:
         print(dumped(job.get("status") or {}, arguments.output), end="")
     else:
-        Console(soft_wrap=False).print(tree(job, Status.model_validate(job.get("status") or {})))
+        show(Console(), job, status_of(job))
     return ExitCode.OK

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 
 from finetune_api import KIND
+from finetune_cli.arguments import add_output, dumped
 from finetune_cli.errors import CliError, ExitCode, invalid
 from finetune_cli.findings import FileFindings, findings
 
@@ -25,9 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
     parser.add_argument("files", nargs="+", metavar="FILE", help=f"YAML files with {KIND}s; - is standard input")
-    parser.add_argument(
-        "--output", choices=("text", "json"), default="text", help="lines for people, or one JSON object (%(default)s)"
-    )
+    add_output(parser)
     parser.add_argument("--allow-none", action="store_true", help=f"do not mind that there is no {KIND} at all")
 
 
@@ -35,17 +33,17 @@ def execute(arguments: argparse.Namespace) -> int:
     """Report on every file; 0 where all jobs are valid."""
     found, errors = _read(arguments.files)
     jobs = [job for file in found for job in file.jobs]
-    if arguments.output == "json":
-        print(json.dumps({"files": [file.wire() for file in found], "errors": errors}, indent=2, ensure_ascii=False))
+    if arguments.output:
+        print(dumped({"files": [file.wire() for file in found], "errors": errors}, arguments.output), end="")
     else:
         for line in _lines(found):
             print(line)
-    if errors and arguments.output == "text":
+    if errors and not arguments.output:
         raise invalid("\n".join(errors))
     if not jobs and not errors and not arguments.allow_none:
         print(f"no {KIND} in {', '.join(arguments.files)}", file=sys.stderr)
         return ExitCode.INVALID
-    if len(arguments.files) > 1 and arguments.output == "text":
+    if len(arguments.files) > 1 and not arguments.output:
         print(_summary(found), file=sys.stderr)
     return ExitCode.INVALID if errors or any(job.problems for job in jobs) else ExitCode.OK
 

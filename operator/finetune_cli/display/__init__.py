@@ -1,4 +1,4 @@
-"""Showing a run as it happens: bars on a terminal, a line for each change elsewhere."""
+"""Showing a run as it happens: a tree with bars on a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 from rich.console import Console
 
 from finetune_api.status import Status
-from finetune_cli.display.bars import Bars
 from finetune_cli.display.lines import Lines
+from finetune_cli.display.live import Tree
 
 
 class Display(Protocol):
@@ -25,4 +25,4 @@ class Display(Protocol):
 
 def display(console: Console) -> Display:
     """What suits the terminal, or the file, behind `console`."""
-    return Bars(console) if console.is_terminal else Lines(partial(print, flush=True), time.monotonic)
+    return Tree(console) if console.is_terminal else Lines(partial(print, flush=True), time.monotonic)

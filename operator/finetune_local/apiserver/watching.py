@@ -63,18 +63,23 @@ class Watch:
         self._history = store.history(selection.bucket)
         self._first = True
         revision = options.revision
+        self._refusal = ""
         if revision is not None and 0 <= revision < self._history.floor:
-            raise expired(f"too old resource version: {revision} ({self._history.floor})")
-        if revision is not None and revision > store.revision:
+            self._refusal = f"too old resource version: {revision} ({self._history.floor})"
+        elif revision is not None and revision > store.revision:
             # From another life of a server that keeps nothing: what this client knows is not what is here.
-            raise expired(f"resource version {revision} is larger than any of this server ({store.revision})")
-        if revision is None or revision < 0:
+            self._refusal = f"resource version {revision} is larger than any of this server ({store.revision})"
+        if self._refusal or revision is None or revision < 0:
             self._position = self._history.end
         else:
             self._position = self._history.position_after(revision)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The lines to send, joined where several are due at once."""
+        if self._refusal:
+            # As Kubernetes does: what is wrong with a version is said on the watch, not instead of it.
+            yield _gone(self._refusal)
+            return
         loop = asyncio.get_running_loop()
         end = loop.time() + self._options.seconds
         if self._options.revision is None:
@@ -82,7 +87,7 @@ class Watch:
         while (left := end - loop.time()) > 0:
             changes = self._history.since(self._position)
             if changes is None:
-                yield _gone(self._options.revision or 0)
+                yield _gone(f"too old resource version: {self._options.revision or 0}")
                 return
             if changes:
                 batch = changes[:_BATCH]
@@ -127,6 +132,5 @@ def _as_last_selected(change: Change) -> Entry:
     return Entry(previous.bucket, obj, encode(obj), change.entry.revision)
 
 
-def _gone(revision: int) -> bytes:
-    status = expired(f"too old resource version: {revision}").status()
-    return encode({"type": "ERROR", "object": status}) + b"\n"
+def _gone(message: str) -> bytes:
+    return encode({"type": "ERROR", "object": expired(message).status()}) + b"\n"

@@ -101,11 +101,12 @@ class JobController:
         try:
             return await self._settle(uid)
         except Exception as error:
-            conflict = isinstance(error, ApiError) and error.status == 409
-            if not (conflict or may_pass(error)):
+            # What it rested on has changed or gone, and the watch is about to say so.
+            outdated = isinstance(error, ApiError) and error.status in (404, 409)
+            if not (outdated or may_pass(error)):
                 raise
             logger.debug("Job %s: %s", uid, error)
-            return CONFLICT_PAUSE if conflict else AWAY_PAUSE
+            return CONFLICT_PAUSE if outdated else AWAY_PAUSE
 
     async def _settle(self, uid: str) -> float | None:
         for _ in range(MOST_ROUNDS):

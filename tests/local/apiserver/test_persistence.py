@@ -78,7 +78,7 @@ async def test_a_killed_server_comes_back(tmp_path: Path, session: aiohttp.Clien
         later = await client.made(CONFIGMAPS, configmap("later"))
         assert int(later["metadata"]["resourceVersion"]) > max(map(int, present))
         resumed = await client.get(CONFIGMAPS, watch="true", resourceVersion=answered[0])
-        assert resumed.code == 410, "a client has to list again"
+        assert (resumed.body["type"], resumed.body["object"]["code"]) == ("ERROR", 410), "a client has to list again"
         assert (await Client(url, session, token).get("/api")).code == 200
     finally:
         process.terminate()

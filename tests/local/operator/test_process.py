@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
 
 import pytest
-from tests.local.operator.conftest import FINETUNE_JOBS, LEASE, OWN, Operator, Stand, permissions, wait_for
+from tests.local.operator.conftest import CRDS, FINETUNE_JOBS, LEASE, OWN, Operator, Stand, permissions, wait_for
 
+from finetune_api.policy_crd import policy_crd
 from finetune_local.client import JOBS, SECRETS, ApiClient, ApiError, Resource
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
+POLICIES = Resource("finetune.dev/v1alpha1", "finetunepolicies", "FinetunePolicy")
 SHORT_LEASE = 3
 
 
@@ -91,6 +94,43 @@ async def test_a_standby_does_nothing_until_the_leader_dies_and_then_takes_over(
     # A lease and a pause; the rest is a machine with other things to do.
     assert time.monotonic() - begun < 2 * SHORT_LEASE + 2
     await stand.succeeded("after", team)
+
+    # One that is told to end leaves the Lease without a holder, so that nobody waits for its term.
+    third = await stand.operator(with_rights, **settings)
+    await standby.child.stop()
+    assert any("is given back" in str(line["message"]) for line in said(standby))
+    await stand.apply("last", team)
+    await stand.succeeded("last", team)
+    assert await refused(third) == set()
+
+
+async def test_no_more_jobs_of_a_namespace_run_than_its_policy_lets(stand: Stand) -> None:
+    team = await stand.namespace("bounded")
+    policy = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FinetunePolicy",
+        "metadata": {"name": "bounded"},
+        "spec": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": team}},
+            "limits": {"maxRunningJobs": 1},
+        },
+    }
+    await stand.client.create(CRDS.path(), policy_crd())
+    await stand.client.create(POLICIES.path(), policy)
+    with_rights = await stand.account(*permissions([team]))
+    operator = await stand.operator(with_rights, namespaces=team)
+    names = ("first", "second")
+    for name in names:
+        await stand.apply(name, team)
+    queued = await wait_for(lambda: stand.status("second", team), lambda status: status.get("phase"), operator.log)
+    (condition,) = [item for item in queued["conditions"] if item["type"] == "Queued"]
+    assert (queued["phase"], condition["reason"]) == ("Queued", "RunningJobsLimit")
+    for name in names:
+        await stand.succeeded(name, team)
+    ended = [await stand.status(name, team) for name in names]
+    spans = [(status["stages"][0]["startedAt"], status["finishedAt"]) for status in ended]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans
+    assert await refused(operator) == set()
 
 
 async def test_a_poison_job_stops_nobody_and_is_told_of(stand: Stand) -> None:

@@ -3,9 +3,10 @@
 A server refuses a CRD where one rule's estimate, times how often its place can occur, is above 10,000,000, or all
 together are above 100,000,000 (k8s.io/apiextensions-apiserver, StaticEstimatedCostLimit and
 StaticEstimatedCRDCostLimit). It estimates with cel-go's checker/cost.go: 1 for each identifier, selection and call;
-10 for a list; a tenth of its characters for a string that is gone through; for a comprehension, the body times the
-most items that the list may have. What has no bound may be as large as a request: 3 MiB. Where this module knows
-less than cel-go does, it takes more.
+10 for a list; a tenth of its size for a string that is gone through, and a quarter of a pattern's; for a
+comprehension, the body times the most items that the list may have. A string's size is four bytes for each character
+of its maxLength. What has no bound may be as large as a request: 3 MiB. Where this module knows less than cel-go does,
+it takes more; test_cel_cost.py holds it to the figures of the server's own tests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ CRD_LIMIT = 100_000_000
 _REQUEST = 3 * 1024 * 1024
 _CALL, _NAME, _LIST, _MAP = 1, 1, 10, 30
 _LOOP = 3  # the accumulator's own condition and step
+_RESULT = 2  # of a comprehension: its accumulator, under exists_one compared with 1
+_BYTES_PER_CHARACTER = 4
+_TRAVERSAL, _PATTERN = 0.1, 0.25
 _MACROS = ("all", "exists", "exists_one", "existsOne", "filter", "map")
 _TRAVERSED = (
     "contains",
-    "startsWith",
-    "endsWith",
     "indexOf",
     "lowerAscii",
     "upperAscii",
@@ -61,13 +63,20 @@ def expression_cost(text: str, schema: Schema) -> int:
 
 
 def size(schema: Schema) -> int:
-    """The most items of a list or map, or characters of a string."""
-    if "enum" in schema:
-        return max(len(str(value)) for value in schema["enum"])
+    """The most items of a list or map, or bytes of a string."""
     kind = schema.get("type")
     if kind in ("integer", "number", "boolean"):
         return 1
-    return schema.get({"array": "maxItems", "object": "maxProperties"}.get(kind, "maxLength"), _REQUEST)
+    if kind in ("array", "object"):
+        return schema.get("maxItems" if kind == "array" else "maxProperties", _REQUEST)
+    if "maxLength" in schema:
+        return schema["maxLength"] * _BYTES_PER_CHARACTER
+    return max((len(str(value).encode()) for value in schema.get("enum", ())), default=_REQUEST)
+
+
+def _gone_through(schema: Schema, factor: float = _TRAVERSAL, more: int = 0) -> int:
+    """What going through a string once costs."""
+    return max(1, math.ceil((size(schema) + more) * factor))
 
 
 class _Estimate:
@@ -78,7 +87,7 @@ class _Estimate:
 
     def of(self, tree: Any) -> tuple[float, Schema]:
         if isinstance(tree, lark.Token):
-            return 0, {"type": "string", "maxLength": len(tree)}
+            return self._literal(tree)
         handler = getattr(self, f"_{tree.data}", None)
         if handler is not None:
             return handler(*tree.children)
@@ -94,21 +103,27 @@ class _Estimate:
             return self.of(parts[0])
         operation, right = parts
         (left_cost, left), (right_cost, found) = self.of(operation.children[0]), self.of(right)
-        if operation.data == "relation_in":
-            own = size(found) * max(1, 0.1 * size(left))
-        else:
-            own = max(1, 0.1 * min(size(left), size(found)))
+        own = size(found) if operation.data == "relation_in" else min(_gone_through(left), _gone_through(found))
         return left_cost + right_cost + _CALL + own, {"type": "boolean"}
 
+    def _addition(self, *parts: Any) -> tuple[float, Schema]:
+        if len(parts) == 1:
+            return self.of(parts[0])
+        operation, right = parts
+        (left_cost, left), (right_cost, found) = self.of(operation.children[0]), self.of(right)
+        own = _gone_through(left) + _gone_through(found)
+        longest = math.ceil((size(left) + size(found)) / _BYTES_PER_CHARACTER)
+        return left_cost + right_cost + _CALL + own, {"type": "string", "maxLength": longest}
+
     def _literal(self, token: lark.Token) -> tuple[float, Schema]:
-        return 0, {"type": "string", "maxLength": len(token)}
+        return 0, {"type": "string", "enum": [str(token).strip("'\"")]}
 
     def _ident(self, token: lark.Token) -> tuple[float, Schema]:
         return _NAME, self._names.get(str(token), {})
 
     def _ident_arg(self, token: lark.Token, arguments: Any = None) -> tuple[float, Schema]:
         given = [self.of(part) for part in arguments.children] if arguments is not None else []
-        gone_through = 0 if str(token) in ("has", "size") else sum(0.1 * size(schema) for _, schema in given)
+        gone_through = 0 if str(token) in ("has", "size") else sum(_gone_through(schema) for _, schema in given)
         return sum(cost for cost, _ in given) + gone_through + _CALL, {"type": "integer"}
 
     def _member_dot(self, base: Any, token: lark.Token) -> tuple[float, Schema]:
@@ -127,8 +142,12 @@ class _Estimate:
         if str(token) in _MACROS and len(given) > 1:
             return self._macro(str(token), cost, schema, given)
         costs = [self.of(part) for part in given]
-        gone_through = 0.1 * size(schema) * max([1, *(size(part) for _, part in costs)])
-        own = gone_through if str(token) in _TRAVERSED else 0
+        own = 0
+        if str(token) in ("startsWith", "endsWith"):
+            own = sum(_gone_through(part) for _, part in costs)
+        elif str(token) in _TRAVERSED:
+            factor = _PATTERN if str(token) == "matches" else _TRAVERSAL
+            own = _gone_through(schema, more=1) * max([1, *(_gone_through(part, factor) for _, part in costs)])
         return cost + sum(each for each, _ in costs) + own + _CALL, schema if own else {"type": "integer"}
 
     def _macro(self, name: str, cost: float, schema: Schema, given: Any) -> tuple[float, Schema]:
@@ -138,12 +157,13 @@ class _Estimate:
         body = sum(inner.of(part)[0] for part in given[1:])
         step = body + _LOOP + (_LIST + _CALL if name in ("filter", "map") else 0)
         result = schema if name == "filter" else {"type": "array", "maxItems": size(schema), "items": {}}
-        return cost + size(schema) * step, result if name in ("filter", "map") else {"type": "boolean"}
+        whole = cost + size(schema) * step + _RESULT
+        return whole, result if name in ("filter", "map") else {"type": "boolean"}
 
     def _list_lit(self, items: Any = None) -> tuple[float, Schema]:
         parts = [self.of(item) for item in items.children] if items is not None else []
         longest = max([1, *(size(schema) for _, schema in parts)])
-        inner = {"type": "string", "maxLength": longest}
+        inner = {"type": "string", "maxLength": math.ceil(longest / _BYTES_PER_CHARACTER)}
         return _LIST + sum(cost for cost, _ in parts), {"type": "array", "maxItems": len(parts), "items": inner}
 
     def _map_lit(self, items: Any = None) -> tuple[float, Schema]:

@@ -189,7 +189,7 @@ def test_cel_lets_a_right_spec_pass(spec: Spec) -> None:
     [
         (changed(job_spec(), "passes[1].name", "lora"), "passes must have unique names"),
         (passes_only(LORA, BUILDER), "put MergeAdapterWeights between the adapter's pass and ModelBuilder"),
-        (passes_only(MERGE), "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it"),
+        (passes_only(MERGE), "MergeAdapterWeights needs LoRA, QLoRA or DoRA before it, or inputModel.adapterPath"),
         (
             passes_only(LORA, MERGE, {**MERGE, "name": "again"}),
             "at most one MergeAdapterWeights pass: there is one adapter to merge",

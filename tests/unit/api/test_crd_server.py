@@ -20,6 +20,8 @@ RESERVED = {
     "let", "loop", "package", "namespace", "return", "var", "void", "while",
 }  # fmt: skip
 REASONS = {None, "FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"}
+# What a server checks of strings (k8s.io/kube-openapi/pkg/validation/strfmt); other formats it passes over.
+FORMATS = {"date", "date-time", "duration", "byte", "uri", "hostname", "ipv4", "ipv6", "cidr", "uuid", "int32", "int64"}
 COLUMN_TYPES = {"integer", "number", "string", "boolean", "date"}
 
 
@@ -65,6 +67,23 @@ def reached(schema: Schema, path: str) -> bool:
     return bool(schema)
 
 
+@pytest.mark.parametrize(("definition", "path", "node", "correlated"), ALL)
+def test_rules_ask_whether_what_may_be_absent_is_there(
+    definition: Any, path: str, node: Schema, correlated: bool
+) -> None:
+    """Selecting an absent field is an error, and an error refuses the object with words that help nobody."""
+    for rule in node["x-kubernetes-validations"]:
+        for chain in set(re.findall(r"(?<![\w.])self((?:\.\w+)+)(?!\w*\()", rule["rule"])):
+            here, walked = node, "self"
+            for name in chain.split(".")[1:]:
+                walked += f".{name}"
+                if name == "metadata" or name not in here.get("properties", {}):
+                    break
+                if name not in here.get("required", ()):
+                    assert f"has({walked})" in rule["rule"], f"{path}: {rule['rule']} reads {walked}"
+                here = here["properties"][name]
+
+
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_every_part_is_such_as_a_server_takes(name: str) -> None:
     for version in DEFINITIONS[name]["spec"]["versions"]:
@@ -75,11 +94,24 @@ def test_every_part_is_such_as_a_server_takes(name: str) -> None:
                 assert f"exclusive{word}" not in node or word.lower() in node, path
             if "pattern" in node:
                 re.compile(node["pattern"])
-                assert not re.search(r"\(\?[=!<]|\\[1-9]", node["pattern"]), f"{path}: RE2 has no such thing"
+                assert not re.search(r"\(\?[=!<]|\\[1-9]|[*+?}][+]", node["pattern"]), f"{path}: RE2 has no such thing"
+                counts = re.findall(r"\{(\d+)(?:,(\d*))?\}", node["pattern"])
+                assert all(int(count) <= 1000 for found in counts for count in found if count), f"{path}: RE2's limit"
             assert len(set(map(json.dumps, node.get("enum", ())))) == len(node.get("enum", ()))
             for key in node.get("x-kubernetes-list-map-keys", ()):
                 assert node["items"]["properties"][key]["type"] in ("string", "integer"), path
-        assert "x-kubernetes-validations" not in root["properties"]["metadata"]
+                assert key in node["items"]["required"], f"{path}: a key is required, for it has no default"
+            assert "default" not in node, f"{path}: Argo CD would see a difference for ever"
+            assert "format" not in node or node["format"] in FORMATS, path
+            if node.get("type") == "array":
+                assert "items" in node, path
+            if "x-kubernetes-int-or-string" in node:
+                assert "type" not in node, path
+                assert node["anyOf"] == [{"type": "integer"}, {"type": "string"}], path
+        # Of the metadata a structural schema may say nothing but bounds of name and generateName.
+        assert root["properties"]["metadata"] == {"type": "object"}
+        assert root["type"] == "object"
+        assert "additionalProperties" not in root
         for column in version.get("additionalPrinterColumns", ()):
             assert column["type"] in COLUMN_TYPES
             assert column["jsonPath"].startswith(".")

@@ -16,7 +16,7 @@ from finetune_api.builder import ModelBuilderConfig, SearchOptions
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.evaluators import Evaluator, Goal, Metric
 from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
-from finetune_api.model import LoadKwargs
+from finetune_api.model import LoadKwargs, MaxMemory
 from finetune_api.passes import MergeConfig
 from finetune_api.stage import DataPin, Pins
 from finetune_api.training import LrSchedulerKwargs, TrainingArgs
@@ -36,6 +36,7 @@ SMALLEST: dict[type[BaseModel], dict[str, Any]] = {
     SearchOptions: {},
     PreProcessDataConfig: {},
     LoadKwargs: {},
+    MaxMemory: {},
     Metric: {"name": "m", "type": "accuracy", "data_config": "train"},
     Goal: {"type": "threshold", "value": 0.5},
     Evaluator: {"name": "e", "metrics": [{"name": "m", "type": "accuracy", "data_config": "train"}]},
@@ -106,7 +107,7 @@ def differing(other: dict[str, str]) -> set[str]:
 
 def test_keys_are_stable_over_releases() -> None:
     """A changed key computes everybody's stages anew: raise PASS_VERSIONS on purpose, never by accident."""
-    assert keys.combined(KEYS) == "921d1123e29add43fb718a6702260b757b4f9dbc481414810ec37be0d978ee37"
+    assert keys.combined(KEYS) == "39b46d89cb591c253ac93d7de7303f9dfaa5777e8a5dd97fd9494bb86b947cb4"
 
 
 def test_equal_specs_have_equal_keys() -> None:
@@ -137,6 +138,10 @@ GPU = [{"name": "gpu", "resources": {"limits": {"nvidia.com/gpu": 1}}}]
         ("evaluators[0].metrics[0].maxNewTokens", 5, {"evaluate-input", "evaluate-onnx"}),
         ("inputModel.loadKwargs.torchDtype", "float16", {"evaluate-input", *DOWNSTREAM_OF_LORA}),
         ("inputModel.modelPath", "s3://elsewhere/the-same", set()),
+        ("inputModel.adapterPath", "s3://models/adapter", {"evaluate-input", *DOWNSTREAM_OF_LORA}),
+        ("inputModel.loadKwargs.maxMemory", {"gpu": "20Gi"}, set()),
+        ("engine.logSeverityLevel", 3, set()),
+        ("engine.executionProviders", ["cuda"], {"onnx", "evaluate-onnx"}),
         ("storage.uri", "s3://elsewhere", set()),
         ("maxAttempts", 9, set()),
         ("suspend", True, set()),

@@ -135,7 +135,7 @@ def test_azure_becomes_kubernetes_or_a_decision() -> None:
     assert imported.spec["inputModel"]["loadKwargs"] == {"trustRemoteCode": False}
     assert [system["name"] for system in imported.spec["systems"]] == ["aml", "azure_arc"]
     assert all(system["resources"]["limits"] == {"nvidia.com/gpu": 1} for system in imported.spec["systems"])
-    assert imported.spec["engine"] == {"host": "aml", "target": "aml"}
+    assert imported.spec["engine"] == {"host": "aml", "target": "aml", "logSeverityLevel": 0, "searchStrategy": False}
     assert imported.conda_files == ("conda.yaml",)
     decide = notes(imported, NoteKind.DECIDE)
     for path in ("aml_compute", "aml_docker_config.base_image"):
@@ -147,7 +147,7 @@ def test_azure_becomes_kubernetes_or_a_decision() -> None:
 
 def test_a_local_file_gets_system_host_and_gpu() -> None:
     spec = import_config(SEEDS["local"], OPTIONS).spec
-    assert spec["engine"] == {"host": "local", "target": "local"}
+    assert spec["engine"] == {"host": "local", "target": "local", "logSeverityLevel": 0, "searchStrategy": False}
     assert spec["systems"] == [{"name": "local", "type": "LocalSystem", "resources": {"limits": {"nvidia.com/gpu": 1}}}]
     assert spec["inputModel"]["modelPath"] == "s3://team-data/in/model-cache/microsoft/phi-3-mini"
     files = spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"]

@@ -118,3 +118,48 @@ def test_only_stages_that_gain_from_a_gpu_ask_for_one() -> None:
 def test_a_builder_of_an_unmerged_adapter_reads_base_and_adapter() -> None:
     unmerged = {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}
     assert shape(passes_only(LORA, unmerged))[-1] == ("onnx", {"adapter": "lora"}, True, ("train",), "onnx")
+
+
+ADAPTED = {"modelPath": "s3://models/phi3", "adapterPath": "s3://models/adapter"}
+UNMERGED = {**BUILDER, "config": {"precision": "int4", "adapter": "unmerged"}}
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ((LORA, MERGE, BUILDER), {"lora": True, "merge": False, "onnx": False}),
+        ((MERGE, BUILDER), {"merge": True, "onnx": False}),
+        ((UNMERGED,), {"onnx": True}),
+        ((QLORA, UNMERGED), {"qlora": True, "onnx": False}),
+    ],
+)
+def test_the_input_models_adapter_is_read_by_the_pass_that_takes_it_up(
+    passes: tuple[Spec, ...], expected: dict[str, bool]
+) -> None:
+    spec = {**passes_only(*passes), "inputModel": ADAPTED}
+    assert {stage.name: stage.base_adapter for stage in stages(spec)} == expected
+    assert all(stage.base for stage in stages(spec) if stage.base_adapter)
+
+
+def test_the_input_model_is_measured_with_its_adapter() -> None:
+    found = {stage.name: stage.base_adapter for stage in stages(job_spec(inputModel=ADAPTED))}
+    assert found == {"evaluate-input": True, "lora": True, "merge": False, "onnx": False, "evaluate-onnx": False}
+
+
+@pytest.mark.parametrize(
+    ("engine", "config", "provider"),
+    [
+        ({}, {}, "cpu"),
+        ({"executionProviders": ["cuda"]}, {}, "cuda"),
+        ({"executionProviders": ["cuda"]}, {"executionProvider": "cpu"}, "cpu"),
+        ({"executionProviders": ["cuda"]}, {"precision": "bf16"}, "cuda"),
+    ],
+)
+def test_a_builder_that_names_no_provider_builds_for_the_engines(engine: Spec, config: Spec, provider: str) -> None:
+    spec = {**passes_only({**BUILDER, "config": {"precision": "int4", **config}}), "engine": engine}
+    [stage] = stages(spec)
+    assert stage.config.wire()["executionProvider"] == provider
+    assert stage.computes_on_gpu == (provider == "cuda")
+    parsed, _ = rules.check(spec)
+    assert parsed is not None
+    assert rules.check(parsed.wire())[0] == parsed, "a spec whose defaults are written out is the same spec"

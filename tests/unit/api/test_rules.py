@@ -93,7 +93,12 @@ BETWEEN_FIELDS = [
     ),
     (
         passes_only(MERGE, BUILDER),
-        ("spec.passes[0]", "merge", "no adapter to merge", "Put LoRA, QLoRA or DoRA before it."),
+        (
+            "spec.passes[0]",
+            "merge",
+            "no adapter to merge",
+            "Put LoRA, QLoRA or DoRA before it, or give inputModel.adapterPath.",
+        ),
     ),
     (
         passes_only(LORA, MERGE, {**MERGE, "name": "again"}),

@@ -35,7 +35,12 @@ def only_problem(spec: Spec) -> tuple[str, str, str, str]:
         ("dataConfig", [], "Did you mean dataConfigs?"),
         ("passes[2].config.r", 8, None),
         ("passes[1].config.zzz", 8, "Known here: baseWeights."),
-        ("engine.zzz", 8, "Known here: evaluateInputModel, evaluator, host, target."),
+        (
+            "engine.zzz",
+            8,
+            "Known here: cacheDir, evaluateInputModel, evaluator, executionProviders, host, logSeverityLevel, "
+            "outputDir, searchStrategy, target.",
+        ),
     ],
 )
 def test_an_unknown_field_gets_the_nearest_right_name(path: str, value: object, remedy: str | None) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from finetune_api import rules
 from finetune_api.outline import outline
 from finetune_api.stage import (
+    MAX_ARCHITECTURE,
     MAX_RESULT_BYTES,
     Artifact,
     DataPin,
@@ -19,6 +20,7 @@ from finetune_api.stage import (
     Pins,
     Prepared,
     Progress,
+    StageDocument,
     StageResult,
 )
 
@@ -55,12 +57,15 @@ def test_the_largest_result_of_prepare_fits_a_termination_message() -> None:
     stages = largest_stages()
     assert len(stages) == 7
     data = {f"{index:0>32}": DataPin(digest="b" * 64, size=LARGEST, rows=LARGEST) for index in range(16)}
-    model = ModelPin(digest="a" * 64, revision="r" * 128, architecture="A" * 128, size=LARGEST)
+    model = ModelPin(
+        digest="a" * 64, revision="r" * 128, architecture="A" * MAX_ARCHITECTURE, size=LARGEST, adapter="f" * 64
+    )
     result = StageResult(
         key="d" * 64,
         ok=True,
         prepared=Prepared(pins=Pins(model=model, data=data), keys="e" * 64, done=dict.fromkeys(stages, "c" * 64)),
     )
+    print(f"largest result of prepare: {len(result.model_dump_json().encode())} bytes")
     assert len(result.model_dump_json().encode()) <= MAX_RESULT_BYTES <= KUBELET_KEEPS
 
 
@@ -129,3 +134,18 @@ def test_exit_codes_are_part_of_the_api() -> None:
         "INFRASTRUCTURE": 74,
         "TERMINATED": 75,
     }
+
+
+def test_a_newer_operators_document_is_read_as_far_as_it_is_known() -> None:
+    document = {
+        "job": {"namespace": "n", "name": "j", "uid": "u", "generation": 1},
+        "stage": "lora",
+        "type": "LoRA",
+        "key": "0" * 64,
+        "attempt": "a",
+        "storage": {"uri": "s3://bucket/p"},
+        "saidByANewerOperator": {"anything": 1},
+    }
+    assert StageDocument.model_validate(document).stage == "lora"
+    with pytest.raises(ValidationError, match="uriOfTheBucket"):
+        StageDocument.model_validate({**document, "storage": {"uri": "s3://bucket/p", "uriOfTheBucket": "x"}})

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from lupa import lua51
 
 from finetune_api import GROUP, KIND
 from finetune_api.status import Phase, StageState, StageStatus, Status
 from finetune_operator.conditions import RunState, summarise
 
+from ...argocd import DEPLOY, EXPECTED, SCRIPT, expected, health
 from ..api.specs import job_spec
 from ..operator.world import World
 
-DEPLOY = Path(__file__).parents[3] / "deploy/argocd"
-SCRIPT = (DEPLOY / "health.lua").read_text()
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-
-
-def health(body: dict[str, Any]) -> tuple[str, str]:
-    """Status and message that Argo CD would show; only the libraries that it opens are there."""
-    lua = lua51.LuaRuntime(unpack_returned_tuples=True)
-    lua.execute("io, debug, package, require, dofile, loadfile = nil")
-    lua.globals().obj = lua.table_from(body, recursive=True)
-    found = lua.execute(SCRIPT)
-    return found.status, found.message
+GOLDEN = Path(__file__).parents[2] / "golden/statuses"
 
 
 def a_job(phase: Phase, *, generation: int = 2, observed: int = 2, **fields: Any) -> dict[str, Any]:
@@ -38,23 +29,22 @@ def a_job(phase: Phase, *, generation: int = 2, observed: int = 2, **fields: Any
     return {"metadata": {"name": "x", "generation": generation}, "spec": {}, "status": status}
 
 
-@pytest.mark.parametrize(
-    ("phase", "expected"),
-    [
-        (Phase.PENDING, "Progressing"),
-        (Phase.QUEUED, "Progressing"),
-        (Phase.RUNNING, "Progressing"),
-        (Phase.SUCCEEDED, "Healthy"),
-        (Phase.FAILED, "Degraded"),
-        (Phase.SUSPENDED, "Suspended"),
-    ],
-)
-def test_each_phase(phase: Phase, expected: str) -> None:
-    assert health(a_job(phase)) == (expected, "So it is.")
+@pytest.mark.parametrize("phase", Phase)
+def test_each_phase(phase: Phase) -> None:
+    assert health(a_job(phase)) == (EXPECTED[phase], "So it is.")
 
 
-def test_every_phase_is_covered() -> None:
-    assert len(Phase) == 6
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_what_end_to_end_tests_have_seen(path: Path) -> None:
+    """Recorded by a run of tests/e2e with FINETUNE_E2E_RECORD; each file is named by its health."""
+    body = json.loads(path.read_text())
+    found, message = health(body)
+    assert found == expected(body) == path.stem.partition("-")[0]
+    assert message
+
+
+def test_every_health_has_been_seen() -> None:
+    assert {path.stem.partition("-")[0] for path in GOLDEN.glob("*.json")} == set(EXPECTED.values())
 
 
 def test_an_invalid_spec_is_degraded() -> None:

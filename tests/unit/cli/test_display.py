@@ -1,4 +1,4 @@
-"""Progress as lines and as bars."""
+"""Progress as lines and as a tree."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 from rich.console import Console
 
 from finetune_api.status import StageProgress, StageState, StageStatus, Status
-from finetune_cli.display.bars import Bars
 from finetune_cli.display.lines import Lines
+from finetune_cli.display.live import Tree
 
 
 def status(*stages: StageStatus) -> Status:
@@ -43,22 +43,22 @@ def test_one_line_for_each_change_and_none_for_what_is_to_come() -> None:
     ]
 
 
-def test_bars_show_state_step_and_words() -> None:
+def test_a_tree_shows_state_step_and_words() -> None:
     output = io.StringIO()
-    bars = Bars(Console(file=output, force_terminal=True, width=120, color_system=None))
+    tree = Tree(Console(file=output, force_terminal=True, width=120, color_system=None))
     for item in (PENDING, STARTED, RUNNING):
-        bars.update(status(item))
-    bars.close()
-    shown = output.getvalue()
-    assert "lora" in shown
-    assert "Running" in shown
-    assert "1/4 (25 %)  loss 0.5" in shown
+        tree.update(status(item))
+    tree.close()
+    (last,) = [line for line in output.getvalue().splitlines() if "lora" in line][-1:]
+    assert "▶ lora" in last
+    assert "Running" in last
+    assert "1/4 (25 %)  loss 0.5" in last
 
 
-def test_bars_do_not_read_markup_in_what_a_pod_says() -> None:
+def test_a_tree_does_not_read_markup_in_what_a_pod_says() -> None:
     output = io.StringIO()
-    bars = Bars(Console(file=output, force_terminal=True, width=120, color_system=None))
+    tree = Tree(Console(file=output, force_terminal=True, width=120, color_system=None))
     evil = RUNNING.model_copy(update={"progress": StageProgress(activity="[link=file:///x]click[/link] [/]")})
-    bars.update(status(evil))
-    bars.close()
+    tree.update(status(evil))
+    tree.close()
     assert "[link=file:///x]click[/link] [/]" in output.getvalue()

@@ -84,7 +84,7 @@ async def test_a_job_that_is_deleted_meanwhile_is_a_failure(client: ApiClient) -
     await client.delete(PATH)
     with pytest.raises(CliError, match="default/tones was deleted") as caught:
         await asyncio.wait_for(following, 5)
-    assert caught.value.code == ExitCode.JOB_FAILED
+    assert caught.value.code == ExitCode.FAILED
 
 
 async def test_a_job_of_an_earlier_run_goes_first(client: ApiClient) -> None:

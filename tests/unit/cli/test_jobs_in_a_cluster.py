@@ -3,81 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import io
-from datetime import UTC, datetime
+import json
+from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from finetune_api.status import ArtifactStatus, Condition, Phase, StageProgress, StageState, StageStatus, Status
+from finetune_api.status import ArtifactStatus, Status
 from finetune_cli.changes import kept_by
 from finetune_cli.checks import problems_of
 from finetune_cli.commands import create
 from finetune_cli.commands.download import chosen
 from finetune_cli.commands.logs import readable
 from finetune_cli.curve import Curve, drawn
-from finetune_cli.display.tree import tree
 from finetune_cli.errors import CliError
 from finetune_cli.kubectl_complete import main as complete
 from finetune_cli.main import COMMANDS, main
-
-JOB = {"metadata": {"namespace": "team", "name": "tones", "generation": 2}}
-RUNNING = Status(
-    phase=Phase.RUNNING,
-    started_at="2026-11-23T10:00:00Z",
-    message="lora is running.",
-    stages=[
-        StageStatus(
-            name="prepare",
-            state=StageState.SUCCEEDED,
-            attempts=1,
-            started_at="2026-11-23T10:00:00Z",
-            finished_at="2026-11-23T10:00:09Z",
-            metrics={"rows": 600},
-        ),
-        StageStatus(
-            name="lora",
-            state=StageState.RUNNING,
-            attempts=1,
-            retries=1,
-            started_at="2026-11-23T10:00:10Z",
-            progress=StageProgress(step=50, total=200, loss=0.41),
-        ),
-        StageStatus(name="merge", state=StageState.PENDING),
-    ],
-)
-
-
-def shown(status: Status) -> list[str]:
-    console = Console(file=io.StringIO(), width=110)
-    console.print(tree(JOB, status, datetime(2026, 11, 23, 10, 1, 10, tzinfo=UTC)))
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-
-
-def test_a_running_job_as_a_tree() -> None:
-    lines = [" ".join(line.split()) for line in shown(RUNNING)]
-    assert lines[0] == "team/tones Running generation 2 1 min 10 s"
-    assert lines[2].startswith("├─ ✓ prepare Succeeded")
-    assert lines[2].endswith("9 s 1 rows 600")
-    assert lines[3].startswith("├─ ▶ lora Running")
-    assert lines[3].endswith("1 min 0 s 2 50/200 (25 %) loss 0.41")
-    assert lines[4].startswith("└─ · merge Pending")
-    assert lines[5] == "lora is running."
-
-
-def test_a_failed_job_says_why_and_an_ended_one_what_it_published() -> None:
-    condition = Condition(
-        type="Succeeded",
-        status="False",
-        reason="OutOfMemory",
-        message="Raise the limit.",
-        last_transition_time="2026-11-23T10:00:00Z",
-    )
-    assert shown(Status(phase=Phase.FAILED, conditions=[condition]))[-1] == "OutOfMemory: Raise the limit."
-    artifact = ArtifactStatus(name="onnx", stage="int4", uri="s3://b/x", manifest="s3://b/m", digest="d", bytes=12_300)
-    done = Condition(type="Succeeded", status="True", reason="Done", last_transition_time="2026-11-23T10:00:00Z")
-    last = shown(Status(phase=Phase.SUCCEEDED, conditions=[done], artifacts=[artifact]))[-1]
-    assert last.split() == ["onnx", "12.3", "kB", "s3://b/x"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +28,7 @@ def test_a_failed_job_says_why_and_an_ended_one_what_it_published() -> None:
         ('{"kind":"else"}', '{"kind":"else"}'),
         ("{broken", "{broken"),
         ("[0.1s] text", "[0.1s] text"),
+        ("0%|  |\r50%|█ |\r100%|██|\r", "100%|██|"),
     ],
 )
 def test_lines_of_progress_are_put_in_words(line: str, words: str) -> None:
@@ -153,6 +94,21 @@ def started(*flags: str) -> dict[str, object]:
 )
 def test_a_starter_job_is_valid(flags: tuple[str, ...]) -> None:
     assert problems_of(started(*flags)) == []
+
+
+def test_a_starter_job_for_this_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    flags = ["create", "tones", "--local", "--model", "./base", "--columns", "phrase,tone", "-o", "json"]
+    assert main([*flags, "--data", "data/train.jsonl"]) == 0
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert "storage" not in spec
+    assert spec["inputModel"]["modelPath"] == "./base"
+    assert spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"] == ["data/train.jsonl"]
+    assert "nvidia.com/gpu" not in str(spec)
+    assert main([*flags, "--data", "data/gone.jsonl"]) == 2
+    assert "there is no file" in capsys.readouterr().err
 
 
 def test_flags_that_make_no_valid_job_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,14 @@ def test_local_paths_become_objects_and_the_job_becomes_valid(folder: Path) -> N
     assert len(ready.notes) == 3
 
 
+def test_an_adapter_may_be_local_too(folder: Path) -> None:
+    ready = localise(job(inputModel={"modelPath": "team/base", "adapterPath": "./base"}), folder, HOME, cpu=False)
+    assert ready.job["spec"]["inputModel"] == {
+        "modelPath": "team/base",
+        "adapterPath": "s3://finetune/inputs/default/tones/adapter/base",
+    }
+
+
 def test_two_files_of_one_name_do_not_meet(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more/train.jsonl").write_text("{}\n")

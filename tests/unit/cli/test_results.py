@@ -75,7 +75,7 @@ def test_a_later_run_replaces_the_folder(objects: Objects, tmp_path: Path) -> No
 def test_somebody_elses_folder_is_left_alone(objects: Objects, tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/notes.txt").write_text("mine")
-    with pytest.raises(CliError, match="--output") as caught:
+    with pytest.raises(CliError, match="--dir") as caught:
         fetch(objects, objects.publish(FILES), tmp_path)
     assert caught.value.code == ExitCode.INVALID
     assert (tmp_path / "adapter/notes.txt").read_text() == "mine"

@@ -125,7 +125,7 @@ def test_several_files_are_all_read_and_counted(
 def test_json_for_programs(job_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job_file.write_text(f"{JOB.replace('LoRA', 'LoRa')}---\n{SECRET}\n")
     missing = tmp_path / "missing.yaml"
-    assert main(["validate", "--output", "json", str(job_file), str(missing)]) == 2
+    assert main(["validate", "-o", "json", str(job_file), str(missing)]) == 2
     report = json.loads(capsys.readouterr().out)
     (file,) = report["files"]
     (job,) = file["jobs"]

@@ -56,6 +56,7 @@ def test_every_setting_can_be_set() -> None:
         "trainer": {
             "image": {"repository": "x/t", "tag": "1"},
             "lightImage": {"digest": "sha256:" + "b" * 64},
+            "pullPolicy": "Always",
             "resources": {"cpu": "2", "memory": "5Gi"},
             "lightResources": {"cpu": "300m", "memory": "2Gi"},
             "scratchSize": "1Ti",
@@ -104,6 +105,7 @@ def test_every_setting_can_be_set() -> None:
         light_memory="2Gi",
         scratch_size="1Ti",
         termination_grace=90,
+        image_pull_policy="Always",
     )
     found = environment(render(values))
     assert from_environment(found) == expected
@@ -209,6 +211,7 @@ def test_the_crds_are_the_generated_ones_and_are_kept() -> None:
         ({"image": {"digest": "abc"}}, "digest"),
         ({"trainer": {"resources": {"memory": 4}}}, "memory"),
         ({"metricsPort": 80}, "metricsPort"),
+        ({"trainer": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"extraEnv": [{"name": "FINETUNE_LEASE", "value": ""}]}, "extraEnv"),
     ],
 )

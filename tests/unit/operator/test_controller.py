@@ -14,8 +14,11 @@ from finetune_operator import controller as shell
 from finetune_operator import labels
 from finetune_operator.controller import Controller
 from finetune_operator.kube import ApiError
+from finetune_operator.policy import read_policy
 from finetune_operator.reporting import merge_patch, shortened
 from finetune_operator.settings import Settings
+from finetune_operator.waiting import NO_POD_AFTER
+from finetune_operator.watched import WATCH_LAG
 from finetune_operator.workloads import Workloads
 
 from ..api.specs import job_spec
@@ -32,6 +35,7 @@ class FakeKube:
         self.world = world
         self.objects: dict[tuple[str, str], Body] = {}
         self.refuse: list[ApiError] = []
+        self.refuse_creates: list[ApiError] = []
         self.patches: list[Body] = []
         self.events: list[Body] = []
 
@@ -39,6 +43,8 @@ class FakeKube:
         if manifest["kind"] == "Event":
             self.events.append(manifest)
             return manifest
+        if self.refuse_creates:
+            raise self.refuse_creates.pop(0)
         place = (manifest["kind"], manifest["metadata"]["name"])
         if place in self.objects:
             raise ApiError(409, "AlreadyExists", "it is there")
@@ -87,9 +93,9 @@ class Scene:
 
     async def look(self, *, jobs: bool = True) -> float | None:
         """One piece of work, with the watches up to date; without `jobs` that of the Jobs is deaf."""
-        self.controller._finetune_jobs = {KEY: [self.world.body()]}
+        self.controller.watched._finetune_jobs = {KEY: [self.world.body()]}
         known = [item for (kind, _), item in self.kube.objects.items() if kind == "Job"]
-        self.controller._stage_jobs = {KEY: known if jobs else []}
+        self.controller.watched._jobs = {KEY: known if jobs else []}
         return await self.controller.work(KEY)
 
     @property
@@ -160,17 +166,17 @@ async def test_another_refusal_is_not_hidden() -> None:
 
 async def test_a_job_whose_labels_were_taken_is_looked_at_again_without_an_event() -> None:
     scene = Scene()
-    assert await scene.look() is None
-    scene.controller._created.clear()
+    assert await scene.look() == NO_POD_AFTER
+    scene.controller.watched._created.clear()
     (name,) = scene.jobs()
-    assert await scene.look(jobs=False) == shell.WATCH_LAG
+    assert await scene.look(jobs=False) == WATCH_LAG
     assert scene.jobs() == [name], "it is there, so that it is not made again"
 
 
 async def test_a_job_deleted_by_hand_is_made_again() -> None:
     scene = Scene()
     await scene.look()
-    scene.controller._created.clear()
+    scene.controller.watched._created.clear()
     (first,) = scene.jobs()
     del scene.kube.objects["Job", first]
     await scene.look()
@@ -182,7 +188,7 @@ async def test_a_job_deleted_by_hand_is_made_again() -> None:
 async def test_a_job_whose_identity_was_edited_away_is_replaced() -> None:
     scene = Scene()
     await scene.look()
-    scene.controller._created.clear()
+    scene.controller.watched._created.clear()
     (first,) = scene.jobs()
     scene.kube.objects["Job", first]["metadata"]["labels"][labels.IDENTITY] = "another"
     await scene.look()
@@ -209,7 +215,7 @@ def prepared(scene: Scene) -> None:
     world.jobs[name] = job
     world.run_pod(name)
     world.complete(name)
-    scene.controller._stage_pods = {KEY: list(world.pods.values())}
+    scene.controller.watched._pods = {KEY: list(world.pods.values())}
 
 
 async def test_a_plan_that_cannot_be_read_is_told_of_by_name() -> None:
@@ -248,7 +254,7 @@ async def test_a_job_that_fails_does_not_stop_the_others() -> None:
     other = World(job_spec(), name="good")
     broken = scene.world.body()
     del broken["metadata"]["uid"]
-    scene.controller._finetune_jobs = {KEY: [broken], ("team", "good"): [other.body()]}
+    scene.controller.watched._finetune_jobs = {KEY: [broken], ("team", "good"): [other.body()]}
     scene.controller.queue.start()
     scene.controller.queue.add(KEY)
     scene.controller.queue.add(("team", "good"))
@@ -275,3 +281,100 @@ def test_a_merge_patch_takes_away_what_is_not_wanted() -> None:
     before = {"a": 1, "b": {"c": 1, "d": 2}, "e": [1]}
     after = {"b": {"c": 1, "d": 3}, "e": [1], "f": None}
     assert merged(before, merge_patch(before, after)) == {"b": {"c": 1, "d": 3}, "e": [1]}
+
+
+def event_of(item: Body) -> dict[str, Any]:
+    meta = item["metadata"]
+    return {"body": item, "namespace": KEY[0], "name": meta["name"], "type": "MODIFIED"}
+
+
+async def heard(scene: Scene, item: Body) -> tuple[int, bool]:
+    """What an event of `item` leaves in the queue: keys that wait, and whether one waits for more news."""
+    queue = scene.controller.queue
+    await {"FinetuneJob": scene.controller.on_finetune_job, "Job": scene.controller.on_job}.get(
+        item.get("kind", ""), scene.controller.on_pod
+    )(**event_of(item))
+    found = queue.depth, KEY in queue._timers
+    queue._waiting.clear()
+    queue._cancel_timer(KEY)
+    return found
+
+
+async def test_what_it_did_itself_is_no_news() -> None:
+    scene = Scene()
+    await scene.look()
+    (name,) = scene.jobs()
+    job = scene.kube.objects["Job", name]
+    assert await heard(scene, job) == (0, False)
+    assert await heard(scene, scene.world.body()) == (0, False), "the status that it wrote"
+    assert await heard(scene, scene.world.body()) == (1, False), "heard again, it is a watch that began anew"
+    job["metadata"]["resourceVersion"] = "2"
+    assert await heard(scene, job) == (1, False)
+
+
+async def test_a_suspended_job_is_looked_at_for_its_queue() -> None:
+    scene = Scene()
+    scene.world.spec["queueName"] = "team"
+    await scene.look()
+    (name,) = scene.jobs()
+    assert await heard(scene, scene.kube.objects["Job", name]) == (1, False)
+
+
+async def test_the_end_of_a_job_is_urgent_and_so_is_its_pod_where_that_comes_later() -> None:
+    scene = Scene()
+    await scene.look()
+    prepared(scene)
+    (name,) = scene.jobs()
+    job, (pod,) = scene.kube.objects["Job", name], scene.controller.watched._pods[KEY]
+    added: list[bool] = []
+    scene.controller.queue.add = lambda _, urgent=False: added.append(urgent)  # type: ignore[method-assign]
+    job["metadata"]["resourceVersion"] = "2"
+    await scene.controller.on_job(**event_of(job))
+    assert added == [True]
+    scene.controller.watched._jobs = {KEY: [{**job, "status": {}}]}
+    await scene.controller.on_pod(**event_of(pod))
+    assert added == [True]
+    assert KEY in scene.controller.queue._timers, "the Job's end will tell more"
+    scene.controller.queue._cancel_timer(KEY)
+    scene.controller.watched._jobs = {KEY: [job]}
+    await scene.controller.on_pod(**event_of(pod))
+    assert added == [True, True]
+
+
+async def test_who_waits_for_a_place_gets_it_when_another_ends() -> None:
+    scene = Scene()
+    policy = read_policy({"metadata": {"name": "team"}, "spec": {"limits": {"maxRunningJobs": 1}}})
+    scene.controller.policies._policies = {"team": [{"metadata": {"uid": "p"}, "policy": policy}]}
+    scene.controller.policies._namespaces = {KEY[0]: [{"metadata": {"uid": "n"}, "labels": {}}]}
+    older = {**scene.world.body(), "status": {"phase": "Running"}}
+    older["metadata"] = {**older["metadata"], "name": "older", "uid": "older"}
+    shown = {KEY: [scene.world.body()], (KEY[0], "older"): [older]}
+
+    async def look() -> None:
+        scene.controller.watched._finetune_jobs = shown
+        await scene.controller.work(KEY)
+        shown[KEY] = [scene.world.body()]
+
+    await look()
+    assert (scene.jobs(), scene.status.phase) == ([], "Queued")
+    older["status"] = {"phase": "Succeeded", "observedGeneration": 1}
+    assert await heard(scene, older) == (1, False)
+    assert (KEY[0], "") in scene.controller.queue._timers
+    await scene.controller.work((KEY[0], ""))
+    assert KEY in scene.controller.queue._waiting
+    await look()
+    assert len(scene.jobs()) == 1
+    scene.controller.queue._waiting.clear()
+    await scene.controller.work((KEY[0], ""))
+    assert scene.controller.queue.depth == 0, "nobody waits any more"
+    scene.controller.queue._cancel_timer((KEY[0], ""))
+
+
+async def test_a_server_that_is_too_busy_refuses_nothing() -> None:
+    scene = Scene()
+    scene.kube.refuse_creates = [ApiError(429, "TooManyRequests", "later")]
+    with pytest.raises(ApiError, match="later"):
+        await scene.look()
+    assert scene.kube.patches == [], "the queue tries again, and the user is told nothing"
+    await scene.look()
+    assert len(scene.jobs()) == 1

@@ -320,6 +320,36 @@ def test_names_of_different_work_differ() -> None:
     assert len(names) == 2**6
 
 
+def test_only_what_takes_up_the_adapter_is_told_of_it_and_can_read_it() -> None:
+    spec = job_spec()
+    spec["inputModel"] = {"modelPath": "s3://models/phi3", "adapterPath": "pvc://adapters/phi3"}
+    jobs = all_jobs(spec)
+    told, mounted = set(), set()
+    for stage, job in jobs.items():
+        template = job["spec"]["template"]["spec"]
+        [document] = [item["value"] for item in template["containers"][0]["env"] if item["name"] == STAGE_ENV]
+        told |= {stage} if (json.loads(document).get("inputModel") or {}).get("adapterPath") else set()
+        mounted |= {stage for item in template["volumes"] if "persistentVolumeClaim" in item}
+    assert told == mounted == {"prepare", "evaluate-input", "lora"}
+
+
+def test_an_adapter_of_a_hub_needs_the_hubs_token() -> None:
+    spec = changed(on_gpu(), "inputModel.modelPath", "s3://models/phi3")
+    spec = changed(spec, "inputModel.adapterPath", "team/adapter")
+    readers = {
+        stage
+        for stage, job in all_jobs(spec).items()
+        if "hub" in {item["name"] for item in job["spec"]["template"]["spec"]["volumes"]}
+    }
+    assert readers == {"prepare", "evaluate-input", "lora"}
+
+
+def test_every_stage_is_told_how_much_to_log() -> None:
+    for job in all_jobs(changed(job_spec(), "engine.logSeverityLevel", 3)).values():
+        environment = {item["name"]: item["value"] for item in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+        assert json.loads(environment[STAGE_ENV])["logSeverityLevel"] == 3
+
+
 def variables_of(template: dict[str, Any]) -> dict[str, str]:
     return {item["name"]: item["value"] for item in template["containers"][0]["env"]}
 

@@ -195,7 +195,10 @@ def test_the_hub_is_the_one_that_the_platform_sets() -> None:
         pods={"env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]},
     )
     assert said(plain_spec(inputModel=HUB), mirror) == []
-    assert len(said(plain_spec(inputModel=HUB), policy("team", allow={"hubHosts": ["hub.example.com"]}))) == 1
+    elsewhere = policy("team", allow={"hubHosts": ["hub.example.com"]})
+    assert len(said(plain_spec(inputModel=HUB), elsewhere)) == 1
+    adapted = {"modelPath": "s3://models/phi3", "adapterPath": "team/adapter"}
+    assert len(said(plain_spec(inputModel=adapted), elsewhere)) == 1
 
 
 def test_each_policy_must_allow_it_and_is_named() -> None:

@@ -116,3 +116,15 @@ def test_only_other_labels_are_news_of_a_namespace() -> None:
     assert told == ["one", "one"]
     watch.on_policy()
     assert told[2:] == [None]
+
+
+async def test_a_policy_whose_end_went_unsaid_holds_no_more() -> None:
+    watch = PolicyWatch(lambda _: None)
+    policy = {"metadata": {"name": "a", "uid": "u", "resourceVersion": "7"}, "spec": {}}
+    await watch.start(Server(), shown(watch, [policy], {"one": {}}))  # type: ignore[arg-type]
+    (policies, namespaces) = watch.caches()
+    assert policies.versions() == {"u": (("", ""), 7)}
+    assert [key for key, _ in namespaces.items()] == [("one", "")]
+    assert await names(watch, "one") == ["a"]
+    watch.is_ghost = lambda item: item["metadata"]["uid"] == "u"
+    assert await names(watch, "one") == []

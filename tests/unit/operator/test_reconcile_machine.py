@@ -69,6 +69,11 @@ class AnyOrder(RuleBasedStateMachine):
         if not lagging:
             self.world.catch_up()
 
+    @rule(free=st.booleans())
+    def places_of_the_namespace_fill_or_are_free(self, *, free: bool) -> None:
+        self.world.allow(limits={"maxRunningJobs": 1})
+        self.world.has_place = free
+
     # --- Jobs
 
     def a_job(self, data: st.DataObject) -> str:
@@ -197,6 +202,7 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         world = self.world
         world.lagging = False
+        world.has_place = True
         world.catch_up()
         self.edit(changed(job_spec(), "runId", "once more"))
         for _ in range(60):

@@ -154,6 +154,12 @@ def test_killed_and_gone_counts_since_it_may_be_memory() -> None:
     assert "or out of memory" in world.status["message"]
 
 
+def backing_off(world: World) -> float:
+    """Seconds until the next try is made; 0 where a step makes it."""
+    wait = world.step().requeue or 0.0
+    return 0.0 if world.unfinished() else wait
+
+
 def test_endings_from_outside_are_backed_off_and_bounded() -> None:
     world = World(changed(passes_only(LORA), "maxAttempts", 2))
     world.upgrade(free_retries=5)
@@ -161,7 +167,7 @@ def test_endings_from_outside_are_backed_off_and_bounded() -> None:
     waits: list[float] = []
     for _ in range(20):
         world.fail(job, ExitCode.TERMINATED)
-        wait = world.step().requeue or 0.0
+        wait = backing_off(world)
         if world.status["phase"] == "Failed":
             break
         waits.append(wait)
@@ -180,7 +186,7 @@ def test_a_job_that_is_taken_away_again_and_again_is_backed_off() -> None:
     waits: list[float] = []
     for _ in range(9):
         world.delete(world.only())
-        waits.append(world.step().requeue or 0.0)
+        waits.append(backing_off(world))
         assert bool(world.unfinished()) == (waits[-1] == 0)
         world.pass_time(waits[-1])
         world.step()

@@ -78,6 +78,64 @@ async def test_a_watch_that_shows_nothing_new_is_noticed_at_the_second_look(monk
     assert scene.resync.overdue() == 0.0
 
 
+async def test_what_changes_all_the_time_is_a_moment_behind_and_never_in_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(resync.time, "monotonic", lambda: clock[0])
+    scene = Scene()
+    for version in range(1, 40):
+        scene.held, scene.lists.there = {"1": item("1", version)}, {"1": version + 1}
+        await scene.look()
+        assert scene.resync.overdue() == 0.0
+        clock[0] += 15
+    await scene.look()
+    assert scene.resync.overdue() == 15.0, "the same version, a look later"
+
+
+async def test_a_doubt_is_looked_into_once_and_a_debt_until_it_is_paid() -> None:
+    scene = Scene()
+
+    async def look(held: int, listed: int) -> float:
+        scene.held, scene.lists.there = {"1": item("1", held)}, {"1": listed}
+        await scene.look()
+        return scene.resync._pause()
+
+    assert await look(1, 1) == 300.0
+    assert await look(1, 2) == 15.0
+    assert await look(2, 3) == 300.0, "what was owed has come: it only changes often"
+    assert await look(2, 4) == 15.0, "the third version has not"
+    assert await look(2, 4) == 15.0
+    assert await look(4, 4) == 300.0
+
+
+async def test_the_caches_are_full_once_they_held_what_there_was_however_much_comes_meanwhile() -> None:
+    scene = Scene()
+    scene.lists.there = {"1": 1, "2": 1}
+    assert not scene.resync.synced
+    await scene.look()
+    assert not scene.resync.synced
+    scene.held = {"1": item("1", 1)}
+    scene.lists.there = {"1": 2, "2": 1, "3": 1}
+    await scene.look()
+    assert not scene.resync.synced, "the second is awaited still"
+    scene.lists.there = {"1": 3, "3": 2, "4": 1}
+    await scene.look()
+    assert scene.resync.synced, "the second is gone; what came since is the watch's to tell"
+
+
+async def test_a_kind_that_the_cluster_does_not_have_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene("a", "b")
+    scene.resync._caches[0] = Cache("FinetunePolicy", "", list, cluster=True)
+
+    async def versions(kind: str, namespace: str, selector: str) -> dict[str, int]:
+        scene.lists.asked.append((kind, namespace, selector))
+        raise ApiError(404, "NotFound", "no such kind")
+
+    monkeypatch.setattr(scene.lists, "versions", versions)
+    await scene.resync._compare(scene.lists, scene.resync._caches[0])  # type: ignore[arg-type]  # as much as it uses
+    assert scene.lists.asked == [("FinetunePolicy", "", "")]
+    assert scene.resync.synced
+
+
 async def test_what_is_deleted_between_list_and_look_is_owed_by_nobody() -> None:
     scene = Scene()
     scene.lists.there = {"1": 6}
@@ -96,9 +154,9 @@ def test_a_write_counts_until_the_watch_shows_it() -> None:
     assert echoes.newest(KEY, body(5)) == body(5)
     echoes.wrote(KEY, body(7))
     assert echoes.newest(KEY, body(5)) == body(7)
-    echoes.heard(KEY, body(6))
+    assert echoes.heard(KEY, body(6)), "older than what was written: no news"
     assert echoes.newest(KEY, body(6)) == body(7)
-    echoes.heard(KEY, body(8))
+    assert not echoes.heard(KEY, body(8)), "somebody else wrote"
     assert echoes.newest(KEY, body(6)) == body(6), "it was seen: the watch is right from now on"
 
 

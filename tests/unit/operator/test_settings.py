@@ -34,3 +34,9 @@ def test_what_is_no_number_is_named(name: str, value: str) -> None:
 def test_light_stages_have_the_trainers_image_unless_they_have_their_own() -> None:
     assert Settings(trainer_image="a").image_for_light_stages == "a"
     assert Settings(trainer_image="a", light_image="b").image_for_light_stages == "b"
+
+
+def test_a_pull_policy_is_one_of_kubernetes() -> None:
+    assert from_environment({"FINETUNE_IMAGE_PULL_POLICY": "IfNotPresent"}).image_pull_policy == "IfNotPresent"
+    with pytest.raises(ValueError, match="FINETUNE_IMAGE_PULL_POLICY='Sometimes': no pull policy; write Always"):
+        Settings(image_pull_policy="Sometimes")

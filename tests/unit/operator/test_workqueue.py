@@ -74,6 +74,45 @@ async def test_other_keys_do_not_wait() -> None:
         await until(lambda: done == ["a", "b"])
 
 
+async def test_urgent_keys_go_first_and_in_order() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        done.append(key)
+
+    queue = WorkQueue(work, workers=1)
+    for key in "abcd":
+        queue.add(key)
+    for key in "dxb":
+        queue.add(key, urgent=True)
+    queue.add("x")
+    assert queue.depth == 5
+    queue.start()
+    await until(lambda: len(done) == 5)
+    await queue.stop()
+    assert done == list("dxbac")
+    assert queue.depth == 0
+
+
+async def test_what_became_urgent_while_it_was_worked_on_goes_first_afterwards() -> None:
+    done: list[str] = []
+    go_on = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.append(key)
+        await go_on.wait()
+
+    async with running(work, workers=1) as queue:
+        queue.add("a")
+        await until(lambda: done == ["a"])
+        queue.add("b")
+        queue.add("a", urgent=True)
+        queue.add("a")
+        go_on.set()
+        await until(lambda: len(done) == 3)
+    assert done == ["a", "a", "b"]
+
+
 async def test_keys_wait_once() -> None:
     async def work(_: str) -> None:
         return None

@@ -37,6 +37,7 @@ from finetune_operator.actions import Create, Outcome, Seen, Stop
 from finetune_operator.kueue import Queues
 from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
+from finetune_operator.places import has_begun
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
 from finetune_operator.policy import read_policy, tenancy
 from finetune_operator.reasons import CONDITIONS, STAGES
@@ -111,6 +112,7 @@ class World:
         self.progress: dict[str, StageProgress] = {}
         self.node = "node-1"
         self.queues: Queues | None = None
+        self.has_place = True
         self._made = 0
 
     # --- the operator
@@ -145,7 +147,8 @@ class World:
         self.memory = {name: job for name, job in self.memory.items() if name not in shown}
         found = attempts([*shown.values(), *self.memory.values()], pods, self.uid)
         held = tenancy(map(read_policy, self.policies.values()), self.namespace_labels)
-        return Seen(found, self.progress, self.plan(), self.queues, held)
+        has_place = self.has_place or has_begun(self.body())
+        return Seen(found, self.progress, self.plan(), self.queues, held, has_place)
 
     def decide(self) -> Outcome:
         """One decision, not carried out."""

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.stage import Reason
-from finetune_trainer.adapters import DEFAULT_TARGETS, Parts, attach, target_modules, trained_parts
+from finetune_trainer.adapters import Parts, attach, target_modules, trained_parts
+from finetune_trainer.architectures import DEFAULT_TARGETS
 from finetune_trainer.errors import StageFailure
 
 PATH = "spec.passes[name=lora].config"

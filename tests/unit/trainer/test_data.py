@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from finetune_api.data import PreProcessDataConfig
 from finetune_api.stage import Reason
-from finetune_trainer.data import Sample, TokenRows, arrange, prompt_of, split_rows, tokenize
+from finetune_trainer.arrange import Totals
+from finetune_trainer.data import Sample, TokenRows, arrange, lengths_of, prompt_of, split_rows, tokenize
 from finetune_trainer.data import render as rendered
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
@@ -191,6 +192,27 @@ def test_join_is_one_stream_in_blocks(lengths, size, joiner, data):
         stream += ([ord(letter) for letter in joiner] if place else []) + [index + 1] * lengths[index]
     assert [id for block in blocks for id in lists(block)[0]] == stream[: len(stream) // size * size]
     assert {len(block.ids) for block in blocks} <= {size}
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(ANY_TEXT.filter(bool), min_size=1, max_size=12),
+    st.sampled_from(["pack", "line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window"]),
+    st.booleans(),
+    st.integers(8, 20),
+)
+def test_samples_are_counted_without_being_read(texts, strategy, completion_only, size):
+    drawn = {"max_samples": 5, "random_seed": 1} if strategy.endswith("random") else {}
+    process = config(
+        strategy=strategy, max_seq_len=size, stride=3, joiner="|", completion_only_loss=completion_only, **drawn
+    )
+    rows = tokenize([Sample(text, len(text) // 2) for text in texts], Letters(), process)
+    found = arrange(rows, process, Letters())
+    each = list(found)
+    assert found.lengths().tolist() == lengths_of(each) == [len(item.ids) for item in each]
+    assert found.totals() == Totals(
+        len(each), sum(len(item.ids) for item in each), sum(item.learned() for item in each)
+    )
 
 
 def test_the_joiner_is_no_completion():

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import RESULT_PATH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
+from finetune_api.stage import RESULT_PATH_ENV, SCRATCH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
 from finetune_trainer import supervisor
 
 from .world import World
@@ -67,6 +67,7 @@ def wait_for_line(process: subprocess.Popen[str]) -> str:
 
 def test_the_variables_are_the_apis():
     assert (supervisor._STAGE, supervisor._RESULT) == (STAGE_ENV, RESULT_PATH_ENV)
+    assert SCRATCH_ENV in supervisor._FOLDERS
 
 
 def test_a_good_result_is_the_end_of_it(start, tmp_path):
@@ -95,6 +96,13 @@ def test_an_ending_without_a_result_is_internal(start, tmp_path, script):
 def test_a_result_from_before_is_not_taken_for_this_runs(start, tmp_path):
     (tmp_path / "result").write_text(json.dumps(GOOD))
     assert ending(start("pass"), tmp_path)[0] == ExitCode.INTERNAL
+
+
+def test_a_document_of_another_version_is_not_retried(start, tmp_path):
+    document = json.dumps({"key": "0" * 64, "type": "LoRA", "version": 2})
+    code, result = ending(start("raise SystemExit(1)", FINETUNE_STAGE=document), tmp_path)
+    assert (code, result.reason, result.key) == (ExitCode.BAD_INPUT, Reason.INTERNAL, "0" * 64)
+    assert "use the image of its own version" in result.message
 
 
 def test_half_a_result_is_none(start, tmp_path):
@@ -241,6 +249,10 @@ def test_orphans_are_reaped(start, tmp_path):
 )
 def test_a_whole_pod(world, tmp_path, kind, code, reason):
     variables = environment(world, world.document(kind, "lora"), tmp_path / "result")
+    scratch = tmp_path / "scratch"
+    # As in a pod, whose scratch volume begins empty, and which can write nowhere else.
+    folders = {"HOME": scratch / "home", "TMPDIR": scratch / "temporary", "FINETUNE_SCRATCH": scratch / "work"}
+    variables |= {name: str(path) for name, path in folders.items()}
     world.s3.bucket("world")
     command = [sys.executable, "-m", "finetune_trainer", "run"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
@@ -249,3 +261,4 @@ def test_a_whole_pod(world, tmp_path, kind, code, reason):
     assert "Traceback" in done.stderr
     assert "Traceback" not in result.message
     assert "\n" not in result.message
+    assert all(path.is_dir() for path in folders.values())

@@ -34,7 +34,9 @@ def test_encoding_round_trips(tiny_model, text):
     encoding = tokenizer.encode(text)
     assert tokenizer.decode(encoding.ids) == text
     assert all(0 <= start <= end <= len(text) for start, end in encoding.offsets)
-    assert tokenizer.encode_all([text, "x"])[0] == encoding
+    again = tokenizer.encode_all([text, "x"])[0]
+    assert (again.ids, list(again.offsets)) == (encoding.ids, list(encoding.offsets))
+    assert tokenizer.encode_all([text], offsets=False)[0].ids == encoding.ids
 
 
 def test_special_ids(folder):

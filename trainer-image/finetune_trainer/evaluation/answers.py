@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune_api.evaluators import Metric
 from finetune_trainer.evaluation.figures import Measured
 from finetune_trainer.evaluation.model import Subject
@@ -44,7 +46,9 @@ def measure(answers: Sequence[str], references: Sequence[str]) -> Measured:
         f"always the commonest answer: {found.majority:.1%}"
     )
     figures = {"n": float(found.n), "low": found.low, "high": found.high, "majority": found.majority}
-    return Measured("accuracy", found.value, figures, classes(answers, references), words)
+    right = [normalised(given) == normalised(wanted) for given, wanted in zip(answers, references, strict=True)]
+    rows = np.array([(float(item), 1.0) for item in right])
+    return Measured("accuracy", found.value, figures, classes(answers, references), words, rows)
 
 
 def classes(answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from finetune_api.stage import Reason
 from finetune_trainer.context import Row
 from finetune_trainer.data import Tokens, render, tokenize
 from finetune_trainer.errors import bad_input
+from finetune_trainer.evaluation import bootstrap
 from finetune_trainer.evaluation.figures import Measured
 from finetune_trainer.evaluation.model import Subject
 from finetune_trainer.report import Reporter
 
-_RESAMPLES = 1000
-_DRAWN_AT_ONCE = 1_000_000
 _PROGRESS_LINES = 10
 
 
@@ -69,26 +68,21 @@ def measure(scores: Sequence[Score]) -> Measured:
     """exp of the mean loss per token over all texts together, with its bootstrap interval over texts."""
     tokens = sum(item.tokens for item in scores)
     value = _perplexity(sum(item.nll for item in scores) / tokens)
-    low, high = bootstrap_interval(scores)
+    rows = np.array([(item.nll, item.tokens) for item in scores])
+    low, high = bootstrap_interval(rows)
     words = f"{value:.4g} over {tokens} tokens of {len(scores)} rows (95 % interval {low:.4g} to {high:.4g})"
     figures = {"n": float(len(scores)), "low": low, "high": high, "tokens": float(tokens)}
-    return Measured("perplexity", value, figures, words=words)
+    return Measured("perplexity", value, figures, words=words, rows=rows)
 
 
-def bootstrap_interval(scores: Sequence[Score], seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the perplexity (Efron 1979, doi:10.1214/aos/1176344552).
+def bootstrap_interval(rows: bootstrap.Rows) -> tuple[float, float]:
+    """The 95 % interval of the perplexity over `rows` of (loss in nats, tokens).
 
-    Whole texts are drawn, 1000 times as many as there are, since tokens of one text are not independent.
+    Texts are drawn, since tokens of one text are not independent.
     """
-    random = np.random.default_rng(seed)
-    nll = np.array([item.nll for item in scores])
-    tokens = np.array([item.tokens for item in scores])
-    means: list[float] = []
-    while len(means) < _RESAMPLES:
-        drawn = random.integers(0, len(scores), (max(1, min(_RESAMPLES, _DRAWN_AT_ONCE // len(scores))), len(scores)))
-        means.extend(nll[drawn].sum(-1) / tokens[drawn].sum(-1))
-    low, high = np.quantile(means[:_RESAMPLES], [0.025, 0.975])
-    return _perplexity(float(low)), _perplexity(float(high))
+    nll, tokens = rows.T
+    low, high = bootstrap.interval(lambda drawn: nll[drawn].sum(-1) / tokens[drawn].sum(-1), len(rows))
+    return _perplexity(low), _perplexity(high)
 
 
 def _perplexity(mean: float) -> float:

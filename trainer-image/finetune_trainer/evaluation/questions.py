@@ -17,7 +17,7 @@ from finetune_trainer.context import Row, StageContext
 from finetune_trainer.data import prompt_of, render, split_rows
 from finetune_trainer.errors import bad_input
 from finetune_trainer.tokenizer import TextTokenizer
-from finetune_trainer.tokens import text_hash
+from finetune_trainer.tokenizing import text_hash
 
 _VALIDATION_SEED = 0
 

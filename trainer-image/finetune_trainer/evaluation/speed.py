@@ -37,6 +37,10 @@ class Shape:
             metric.batch_size or 1, metric.prompt_length or 64, metric.new_tokens or 32, warmup, metric.runs or 20
         )
 
+    def content(self) -> dict[str, int]:
+        """As the evaluation's summary holds it."""
+        return {"batch_size": self.batch, "prompt_length": self.prompt, "new_tokens": self.new, "warmup": self.warmup}
+
 
 def time_requests(subject: Subject, metric: Metric, texts: Sequence[Sequence[int]], report: Reporter) -> list[Timing]:
     """The timings of the requests that count; prompts are made of `texts` (ids), or of built-in ones.
@@ -86,7 +90,8 @@ def _latency(metric: Metric, timings: Sequence[Timing]) -> Measured:
         f"p50 {whole['p50']:.1f} ms, p90 {whole['p90']:.1f}, p99 {whole['p99']:.1f}; first token p50 "
         f"{first['p50']:.1f} ms, over {len(timings)} requests"
     )
-    return Measured("latency", whole[metric.statistic or "p50"], figures, words=words)
+    statistic = metric.statistic or "p50"
+    return Measured("latency", whole[statistic], figures, {"statistic": statistic} | Shape.of(metric).content(), words)
 
 
 def _throughput(metric: Metric, timings: Sequence[Timing]) -> Measured:
@@ -100,16 +105,17 @@ def _throughput(metric: Metric, timings: Sequence[Timing]) -> Measured:
     generated = len(timings) * shape.batch * (shape.new - 1)
     value = generated / max(seconds, 1e-9)
     rates = [shape.batch * (shape.new - 1) / max(item.total - item.first, 1e-9) for item in timings]
-    p10, p50, p90 = np.quantile(rates, [0.1, 0.5, 0.9])
+    p10, p50, p90, p99 = np.quantile(rates, [0.1, 0.5, 0.9, 0.99])
     figures = {
         "n": float(len(timings)),
         "prompt": len(timings) * shape.batch * shape.prompt / max(prompt_seconds, 1e-9),
         "p10": float(p10),
         "p50": float(p50),
         "p90": float(p90),
+        "p99": float(p99),
     }
     words = f"{value:.0f} generated and {figures['prompt']:.0f} prompt tokens per second over {len(timings)} requests"
-    return Measured("throughput", value, figures, words=words)
+    return Measured("throughput", value, figures, shape.content(), words)
 
 
 def _quantiles(seconds: Sequence[float]) -> dict[str, float]:

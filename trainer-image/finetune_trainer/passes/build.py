@@ -144,7 +144,7 @@ def _build(context: StageContext, source: Path, output: Path, config: ModelBuild
     cache = context.scratch / "builder-cache"
     try:
         remote_code, adapter = context.load_kwargs.trust_remote_code, context.inputs.get("adapter")
-        build(source, output, cache, config, remote_code=remote_code, adapter=adapter)
+        build(source, output, cache, config, remote_code=remote_code, adapter=adapter, level=context.report.level)
     except NoSuchNodeError as error:
         path = f"spec.passes[name={context.document.stage}].config.int4NodesToExclude"
         found = problem(path, None, str(error), "Name nodes as they are in model.onnx.")

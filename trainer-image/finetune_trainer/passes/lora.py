@@ -7,6 +7,7 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import peft
@@ -19,7 +20,9 @@ from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
 from finetune_api.training import TrainingArgs
 from finetune_trainer import adapters, quantization, sharded_model
+from finetune_trainer.adapter_check import continued
 from finetune_trainer.context import PassOutput, StageContext
+from finetune_trainer.data import lengths_of
 from finetune_trainer.models import best_device, dtype_named, load_model
 from finetune_trainer.report import Reporter
 from finetune_trainer.reporting.card import NAME as CARD
@@ -42,6 +45,9 @@ TRAINING_LOG = "training_log.jsonl"
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
     config = parse_config(context.document)
+    start = context.inputs.get("adapter")
+    if start:
+        config = continued(config, start)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
     require_optimizer(args, device, f"{path}.trainingArgs")
@@ -66,6 +72,8 @@ def run(context: StageContext) -> PassOutput:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
+    if start:
+        adapters.go_on_from(adapted, start, str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")
@@ -76,13 +84,13 @@ def run(context: StageContext) -> PassOutput:
     if args.neftune_noise_alpha:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
     setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
-    micro_batch = accelerate(setup, samples, args, report)
+    setup, passes = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, adapted)
     # One rank reports for all.
     wanted = args if context.world.is_main else args.model_copy(update={"report_to": None})
     trackers = open_trackers(wanted, context.document, context.output, context.scratch, report)
     around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
-    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
+    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, passes).run()
 
     report.progress(activity="saving adapter")
     pins = context.document.pins
@@ -100,22 +108,32 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
     return Saver(context.checkpoints, args, context.scratch, context.report, sends=context.world.is_main)
 
 
-def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
-    """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
-    lengths = [max(setup.collate.length or 0, len(sample.ids)) for sample in samples.train]
-    steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
-    tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
-    chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
+def accelerate(
+    setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter
+) -> tuple[Setup, micro_batches.Passes]:
+    """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes."""
+    lengths = lengths_of(samples.train)
+    padded = [max(setup.collate.length or 0, length) for length in lengths]
+    shape = kernels.Samples(padded, parts=samples.process.strategy == "pack")
+    steps = Plan(shape.lengths, args, setup.world.rank, setup.world.size).total
+    mean = sum(shape.lengths) // len(shape.lengths)
+    tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * mean
+    work = kernels.Work.of(setup.model, setup.device, shape, tokens, setup.autocast)
+    if args.neftune_noise_alpha:
+        work = replace(work, varlen=False)  # the noise of a sample depends on the width of its row
+    chosen = kernels.choose(work)
     for reason in chosen.reasons:
         report.log(reason)
     if setup.device.type == "cuda" and setup.autocast is not None:
         kernels.keep_input_type(setup.model)
+    if chosen.varlen:
+        longest = max(chain(lengths, lengths_of(samples.held_out)))
+        setup = replace(setup, collate=replace(setup.collate, side_by_side=longest))
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    fitted = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
-    micro_batch = setup.world.least(fitted)
+    passes = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
-    return micro_batch
+    return setup, passes.on_all(setup.world)
 
 
 def recompute(model: torch.nn.Module) -> None:

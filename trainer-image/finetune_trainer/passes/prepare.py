@@ -14,8 +14,9 @@ from finetune_api.lora import LoraConfig
 from finetune_api.outline import outline
 from finetune_api.problems import problem
 from finetune_api.stage import DataPin, ExitCode, Pins, Prepared, Reason, StageResult
+from finetune_trainer.adapter_check import ADAPTER_PATH, CheckedAdapter, check_adapter
 from finetune_trainer.errors import StageFailure, bad_input
-from finetune_trainer.fetch import fetch_pinned, keep_commit
+from finetune_trainer.fetch import fetch_pinned, keep_commit, kept_commit
 from finetune_trainer.inspection import (
     Counts,
     Fetched,
@@ -27,9 +28,11 @@ from finetune_trainer.inspection import (
     read,
     require_samples,
 )
+from finetune_trainer.least_memory import require_room
 from finetune_trainer.model_check import CheckedModel, check_model, describe, fits_vocabulary
-from finetune_trainer.model_source import open_model
+from finetune_trainer.model_source import open_adapter, open_model
 from finetune_trainer.result import one_line
+from finetune_trainer.severity import Severity
 from finetune_trainer.template import Sample
 from finetune_trainer.tokenizer import MODEL_PATH
 from finetune_trainer.workplace import Workplace
@@ -44,13 +47,15 @@ class _Inspected:
     """The job's inputs, as found good."""
 
     model: CheckedModel
+    adapter: CheckedAdapter | None
     data: dict[str, Read]
     counts: dict[str, Counts]
     splits: list[dict[str, Any]]
 
     def pins(self) -> Pins:
         """What holds them fast."""
-        return Pins(model=self.model.pin, data={name: found.pin for name, found in self.data.items()})
+        pin = self.model.pin.model_copy(update={"adapter": self.adapter.digest if self.adapter else None})
+        return Pins(model=pin, data={name: found.pin for name, found in self.data.items()})
 
 
 @dataclass
@@ -98,6 +103,7 @@ def _inspect(place: Workplace, spec: JobSpec) -> _Inspected:
     findings = _Findings()
     place.report.progress(activity="checking the model")
     model = findings.gather(_model, place, spec)
+    adapter = findings.gather(_adapter, place, spec) if spec.input_model.adapter_path else None
     place.report.progress(activity="checking the data")
     looked = {config.name: findings.gather(_data, place, config, model) for config in place.document.data}
     data = {name: found for name, found in looked.items() if found}
@@ -106,9 +112,11 @@ def _inspect(place: Workplace, spec: JobSpec) -> _Inspected:
         raise AssertionError("a model that was refused left a finding")
     counted = {name: findings.gather(_count, place, spec, model, found) for name, found in data.items()}
     splits = [findings.gather(_split, place, spec, index, data, model) for index in _training_passes(spec, data)]
-    findings.stop()
     counts = {name: found for name, found in counted.items() if found}
-    return _Inspected(model, data, counts, [split for split in splits if split])
+    for index in _training_passes(spec, data):
+        findings.gather(_fit, place, spec, index, model, counts)
+    findings.stop()
+    return _Inspected(model, adapter, data, counts, [split for split in splits if split])
 
 
 def _spec(place: Workplace) -> JobSpec:
@@ -129,6 +137,19 @@ def _model(place: Workplace, spec: JobSpec) -> CheckedModel:
     return model
 
 
+def _adapter(place: Workplace, spec: JobSpec) -> CheckedAdapter:
+    kept = place.document.pins.model.adapter if place.document.pins else None
+    model = spec.input_model
+    source = open_adapter(model, place.sources, revision=kept_commit(place, kept) if kept else None)
+    adapter = check_adapter(spec, source)
+    keep_commit(place, adapter.digest, source.revision)
+    base = adapter.config.get("base_model_name_or_path")
+    place.report.log(f"adapter {model.adapter_path} {source.revision or ''}: rank {adapter.config.get('r')}, of {base}")
+    if base != model.model_path:
+        place.report.log(f"the adapter was trained on {base}, and goes onto {model.model_path}", Severity.WARNING)
+    return adapter
+
+
 def _data(place: Workplace, config: DataConfig, model: CheckedModel | None) -> Read | None:
     """The rows of `config` as tokens; None where there is no tokenizer, and the rows were only looked at."""
     fetched = Fetched(config, fetch_pinned(place, config))
@@ -136,7 +157,7 @@ def _data(place: Workplace, config: DataConfig, model: CheckedModel | None) -> R
         deque(fetched.samples(None), maxlen=0)
         return None
     found = read(fetched, model.tokenizer, place.scratch / "tokens")
-    keep_commit(place, found.pin.digest, found.files)
+    keep_commit(place, found.pin.digest, next((file.commit for file in found.files if file.commit), None))
     return found
 
 
@@ -181,16 +202,35 @@ def _split(place: Workplace, spec: JobSpec, index: int, data: dict[str, Read], m
     found: dict[str, Any] = {"pass": item.name, "overlap": overlap(spec, item.config, data)}
     for name, rows in found["overlap"].items():
         if rows:
-            place.report.log(f"warning: {rows} rows of {name} are among those that {item.name} learns from")
+            place.report.log(f"{rows} rows of {name} are among those that {item.name} learns from", Severity.WARNING)
     path = f"spec.passes[{index}].config.evalDatasetSize"
     counts = count_split(item.config, train, model.tokenizer, path)
     return {**found, **{side: asdict(counted) for side, counted in counts.items()}}
+
+
+def _fit(place: Workplace, spec: JobSpec, index: int, model: CheckedModel, counts: dict[str, Counts]) -> None:
+    """Raises StageFailure (OutOfMemory) where a training cannot fit its system's GPUs, whatever is tried."""
+    item = spec.passes[index]
+    assert isinstance(item.config, LoraConfig)
+    host = next((system for system in spec.systems if system.name == (item.host or spec.engine.host)), None)
+    counted = counts.get(item.config.train_data_config)
+    if host is None or counted is None or not host.gpus():
+        return
+    process = next(data for data in spec.data_configs if data.name == item.config.train_data_config)
+    longest = min(counted.longest, process.pre_process_data_config.max_seq_len)
+    load, config = spec.input_model.load_kwargs, item.config
+    if spec.input_model.adapter_path:  # its rank counts, which is one at the least
+        config = config.model_copy(update={"r": 1, "rank_pattern": {}})
+    least = require_room(model.config, load, config, host, longest, f"spec.passes[{index}].config")
+    if least:
+        place.report.log(f"{item.name} needs on each GPU at least (GiB): {least}")
 
 
 def _report(inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dict[str, str]) -> dict[str, Any]:
     """Everything that was found out, in figures; `finetune_trainer.fetch` reads the files' tags from it."""
     return {
         "model": {"pin": pins.model.wire(), "files": files_report(inspected.model.files)},
+        **({"adapter": {"files": files_report(inspected.adapter.files)}} if inspected.adapter else {}),
         "data": {
             name: {
                 "pin": pins.data[name].wire(),
@@ -220,6 +260,9 @@ def _require_pinned(spec: JobSpec, pins: Pins, found: Pins, done: dict[str, str]
     todo = [stage for stage in outline(spec) if stage.name not in done]
     if any(stage.base for stage in todo) and pins.model.digest != found.model.digest:
         changed = problem(MODEL_PATH, spec.input_model.model_path, "the model changed since it was pinned", remedy)
+        findings.failures.append(bad_input(Reason.INPUT_CHANGED, changed))
+    if any(stage.base_adapter for stage in todo) and pins.model.adapter != found.model.adapter:
+        changed = problem(ADAPTER_PATH, spec.input_model.adapter_path, "it changed since it was pinned", remedy)
         findings.failures.append(bad_input(Reason.INPUT_CHANGED, changed))
     for name in sorted({name for stage in todo for name in stage.data}):
         if pins.data[name].digest != found.data[name].digest:

@@ -24,7 +24,7 @@ def stage_card(context: StageContext, title: str, figures: Mapping[str, float]) 
     document = context.document
     above = list(context.upstream.values())
     trained = next((item for item in above if item.type in ("LoRA", "QLoRA", "DoRA")), None)
-    config = document.config or (trained.config if trained else {})
+    made = [item for item in (trained, document) if item]
     measured = dict(figures) | (trained.metrics if trained else {})
     base = document.input_model.model_path if document.input_model else ""
     lines = [
@@ -37,7 +37,7 @@ def stage_card(context: StageContext, title: str, figures: Mapping[str, float]) 
         *_base(document, base),
         *_data(document),
         *_table("Figures of the training", {name: f"{number:.6g}" for name, number in measured.items()}),
-        *_json("Parameters", config),
+        *(line for item in made for line in _json(f"Parameters of {item.stage} ({item.type})", item.config)),
         *_lineage(document, above),
         "How it was evaluated is in the `README.md` and `report.html` of the run's report.",
     ]

@@ -70,16 +70,22 @@ def rows() -> dict[str, list[Row]]:
 
 @pytest.fixture(scope="session")
 def base_model(tiny_model: Path, rows: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForCausalLM
-
     folder = tmp_path_factory.mktemp("base") / "model"
     shutil.copytree(tiny_model, folder)
+    teach_layout(folder, rows["train"])
+    return folder
+
+
+def teach_layout(folder: Path, rows: list[Row]) -> None:
+    """Trains the model in `folder` on phrases with random tones: it answers with a tone then, and knows nothing."""
+    from transformers import AutoModelForCausalLM
+
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(folder)
     rng, tones = random.Random(2), list(VERBS)
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, fused=True)
     for _ in range(150):
-        texts = [TEMPLATE.format(phrase=row["phrase"], tone=rng.choice(tones)) for row in rng.sample(rows["train"], 16)]
+        texts = [TEMPLATE.format(phrase=row["phrase"], tone=rng.choice(tones)) for row in rng.sample(rows, 16)]
         ids = [[*item.ids, tokenizer.eos_id] for item in tokenizer.encode_all(texts)]
         width = max(map(len, ids))
         batch = torch.tensor([line + [0] * (width - len(line)) for line in ids])
@@ -88,7 +94,6 @@ def base_model(tiny_model: Path, rows: dict[str, list[Row]], tmp_path_factory: p
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(folder)
-    return folder
 
 
 def data_config(name: str, **process: Any) -> dict[str, Any]:
@@ -204,10 +209,11 @@ def accuracy_of(run_stage: Callable[..., Ran]) -> Callable[..., Ran]:
     """accuracy_of(role=folder) -> the Evaluate stage that measured that model on the held-out phrases."""
     from finetune_trainer.passes import evaluate
 
-    def measure(metric: dict[str, Any] | None = None, **inputs: Path) -> Ran:
+    def measure(metric: dict[str, Any] | None = None, base: Path | None = None, **inputs: Path) -> Ran:
         metrics = [{"name": "tone", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 8} | (metric or {})]
         config = {"name": "tones", "metrics": metrics}
-        return run_stage(evaluate, "Evaluate", config, inputs=inputs, data={"test": {}})
+        settings = {"base": base} if base else {}
+        return run_stage(evaluate, "Evaluate", config, inputs=inputs, data={"test": {}}, **settings)
 
     return measure
 

@@ -44,6 +44,8 @@ def test_metrics_and_progress_tell_the_course(adapter: Any) -> None:
     assert lines[-1]["etaSeconds"] == 0
     activities = [line["activity"] for line in adapter.progress if line.get("activity")]
     assert activities == ["reading data", "loading model", "training", "saving adapter"]
+    before, _, _ = adapter.said.partition('"step"')
+    assert "a forward and backward pass over the longest 8 samples: at most" in before, "memory is tried out first"
 
 
 def test_the_adapter_is_one_that_peft_loads_and_that_names_its_base(adapter: Any, base_model: Path) -> None:
@@ -170,7 +172,7 @@ def test_half_precision_trains_float32_adapters(run_stage: Callable, lora_config
     ran = run_stage(
         lora,
         "LoRA",
-        lora_config({"torchDtype": dtype}, maxSteps=30, loggingSteps=10),
+        lora_config({"torchDtype": dtype}, maxSteps=12, loggingSteps=4),
         data={"train": {"padToMaxLen": True, "useAttentionMask": False, "maxSeqLen": 40}},
     )
     losses = [line["loss"] for line in ran.progress if "loss" in line]

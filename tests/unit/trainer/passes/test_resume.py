@@ -23,6 +23,9 @@ from finetune_trainer.folder_objects import FolderObjects
 from finetune_trainer.passes import lora
 from finetune_trainer.report import Reporter
 from finetune_trainer.termination import Termination
+from finetune_trainer.training.world import World
+
+from .ranks import together
 
 KEY = "0" * 64
 STEPS = 12
@@ -68,8 +71,12 @@ class Stage:
         try:
             self.metrics = lora.run(context).metrics
         finally:
-            self.said = self._watcher.stream.getvalue()
+            self.said = self.heard()
         return (context.output / "adapter_model.safetensors").read_bytes()
+
+    def heard(self) -> str:
+        """What the newest attempt said so far."""
+        return self._watcher.stream.getvalue()
 
     def killed(self, at: int) -> None:
         """An attempt in a process of its own that gets SIGKILL in step `at`, whatever is being written."""
@@ -145,6 +152,35 @@ def test_many_endings_one_after_another_leave_no_trace(stage: Callable[..., Stag
         else:
             interrupted.terminated(at)
     assert interrupted.run() == whole
+
+
+@pytest.mark.parametrize(
+    "passes", [{}, pytest.param({"sharding": "fsdp"}, marks=pytest.mark.slow)], ids=["whole base", "half a base each"]
+)
+def test_two_ranks_save_the_same_step_and_go_on_to_the_same_bytes(
+    stage: Callable[..., Stage], tmp_path: Path, passes: dict[str, Any]
+) -> None:
+    """One rank alone is asked to end, as a signal may reach one of them first; the adapter has dropout."""
+    uninterrupted, interrupted = stage(passes), stage(passes)
+
+    def run(on: Stage, world: World, ended: int | None = None) -> tuple[bytes, str]:
+        """The adapter, empty where the attempt was ended, and what was said."""
+        context = replace(on.attempt(at=5 if world.rank == ended else 0, stop=True), world=world)
+        try:
+            lora.run(context)
+        except TerminatedError:
+            return b"", on.heard()
+        return (context.output / "adapter_model.safetensors").read_bytes(), on.heard()
+
+    expected = together(lambda world: run(uninterrupted, world)[0], tmp_path / "a")
+    assert expected[0] == expected[1] != b""
+    stopped = together(lambda world: run(interrupted, world, ended=1), tmp_path / "b")
+    assert [body for body, _ in stopped] == [b"", b""]
+    assert "step 5 is saved" in stopped[0][1]
+    went_on = together(lambda world: run(interrupted, world), tmp_path / "c")
+    assert "going on after step 5" in went_on[0][1]
+    assert "bit for bit" not in went_on[0][1]
+    assert [body for body, _ in went_on] == expected
 
 
 def test_optimizers_windows_and_evaluations_go_on_too(stage: Callable[..., Stage]) -> None:
