@@ -26,6 +26,8 @@ Answer = TypeVar("Answer")
 REQUEST_SECONDS = 30
 # How long one watch lasts before the server ends it and the client asks again.
 WATCH_SECONDS = 240
+# How long a followed log may say nothing: a stage waits for its inputs, its GPU's step, its store.
+SILENT_SECONDS = 24 * 3600
 NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 GONE = 410
 
@@ -146,7 +148,7 @@ class Cluster:
                 follow=follow,
                 tail_lines=tail,
                 _preload_content=False,
-                _request_timeout=(REQUEST_SECONDS, None if follow else REQUEST_SECONDS),
+                _request_timeout=(REQUEST_SECONDS, SILENT_SECONDS if follow else REQUEST_SECONDS),
             ),
             missing=lambda: f"pod {pod} is gone",
         )

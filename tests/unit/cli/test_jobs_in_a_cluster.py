@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,7 @@ from finetune_cli.main import COMMANDS, main
         ('{"kind":"else"}', '{"kind":"else"}'),
         ("{broken", "{broken"),
         ("[0.1s] text", "[0.1s] text"),
+        ("0%|  |\r50%|█ |\r100%|██|\r", "100%|██|"),
     ],
 )
 def test_lines_of_progress_are_put_in_words(line: str, words: str) -> None:
@@ -91,6 +94,21 @@ def started(*flags: str) -> dict[str, object]:
 )
 def test_a_starter_job_is_valid(flags: tuple[str, ...]) -> None:
     assert problems_of(started(*flags)) == []
+
+
+def test_a_starter_job_for_this_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    flags = ["create", "tones", "--local", "--model", "./base", "--columns", "phrase,tone", "-o", "json"]
+    assert main([*flags, "--data", "data/train.jsonl"]) == 0
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert "storage" not in spec
+    assert spec["inputModel"]["modelPath"] == "./base"
+    assert spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"] == ["data/train.jsonl"]
+    assert "nvidia.com/gpu" not in str(spec)
+    assert main([*flags, "--data", "data/gone.jsonl"]) == 2
+    assert "there is no file" in capsys.readouterr().err
 
 
 def test_flags_that_make_no_valid_job_are_named(capsys: pytest.CaptureFixture[str]) -> None:
