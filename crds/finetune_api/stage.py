@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from finetune_api.base import Digest, Model, Name
 from finetune_api.data import DataConfig
@@ -156,7 +156,13 @@ class Artifact(Model):
 
 
 class StageDocument(Model):
-    """All that one attempt of one stage needs to know. No secret is in it."""
+    """All that one attempt of one stage needs to know. No secret is in it.
+
+    A field that a reader does not know is left unread: an operator may be newer than the image that a plan holds fast.
+    What a stage computes by is in `config`, which its pass reads strictly.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     version: Literal[1] = 1
     job: JobRef

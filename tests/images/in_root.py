@@ -1,6 +1,6 @@
 """Runs an image's entry point in its root file system, as a container runtime does it for a pod of ours.
 
-    python in_root.py [--bind SOURCE:TARGET]... IMAGE [WORD]...
+    python in_root.py [--user UID:GID] [--bind SOURCE:TARGET]... IMAGE [WORD]...
 
 IMAGE is a folder that `build.sh` made: `rootfs` and `config.json`, the image's own configuration. The process is PID 1
 of its own PID namespace, in a mount namespace of its own: the root is read-only, the user is the image's, there are no
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from finetune_api.stage import RESULT_PATH_ENV
+from finetune_local.processes import MARK
 from finetune_operator.manifests import GROUP_ID, RESULT_FILE
 
 NEW_MOUNTS, NEW_PIDS = 0x20000, 0x20000000
@@ -135,16 +135,17 @@ def become(user: str) -> None:
     os.setuid(int(uid))
 
 
-def start(image: Path, binds: list[str], words: list[str]) -> None:
+def start(image: Path, binds: list[str], user: str | None, words: list[str]) -> None:
     """Replace this process, which is PID 1 already, by the image's entry point."""
     config = json.loads((image / "config.json").read_text())
-    result = os.environ.get(RESULT_PATH_ENV)
-    sandbox = Path(result.removesuffix(RESULT_FILE)) if result else None
+    # A local node starts a container in its pod's folder, and says which container it is.
+    member = os.environ.get(MARK)
+    sandbox = Path.cwd() / "root" / member.rpartition("/")[2] if member else None
     environment = variables(config, os.environ, sandbox)
     root = assemble(image / "rootfs", sandbox, binds)
     os.chroot(root)
     os.chdir(config.get("WorkingDir") or "/")
-    become(config["User"])
+    become(user or config["User"])
     command = [*config["Entrypoint"], *words]
     os.execvpe(command[0], command, environment)
 
@@ -153,6 +154,7 @@ def main() -> int:
     """Start it, pass signals on, and end as it ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET")
+    parser.add_argument("--user", metavar="UID:GID", help="as a cluster that chooses users has it")
     parser.add_argument("image", type=Path)
     parser.add_argument("words", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -160,7 +162,7 @@ def main() -> int:
     child = os.fork()
     if child == 0:
         called("prctl", DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        start(given.image.absolute(), given.bind, given.words)
+        start(given.image.absolute(), given.bind, given.user, given.words)
 
     def forward(number: int, frame: FrameType | None) -> None:
         os.kill(child, number)

@@ -25,12 +25,10 @@ MODEL = {
     "model_class": "the class is read from the model's own config.json.",
     "model_attributes": "read from the model's own config.json.",
     "mlflow_transformer_model_cache_dir": "the pod's scratch space is used.",
-    "adapter_path": "a job starts from a model without an adapter; merge that adapter first.",
     "generative": "text generation is all that jobs do.",
 }
 LOAD_KWARGS = {
     "device_map": "the model is put on the pod's GPU, or on its CPU.",
-    "max_memory": "the model is put on the pod's GPU, or on its CPU; choose a system that is large enough.",
     "quantization_method": "type QLoRA quantizes the base; --qlora turns a LoRA pass into it.",
     "quantization_config": "type QLoRA quantizes the base; --qlora turns a LoRA pass into it.",
     "extra_args": "no further arguments are passed to from_pretrained.",
@@ -67,19 +65,15 @@ TRAINING_ARGS = {
     "save_safetensors": _CHECKPOINTS,
     "metric_for_best_model": "the lowest evaluation loss is the best.",
     "greater_is_better": "the lowest evaluation loss is the best.",
-    "train_sampling_strategy": "groupByLength makes batches of samples of like length; else they are drawn at random.",
     "logging_dir": "event files lie in the stage's output, under tensorboard.",
-    "logging_strategy": "a line of progress is written every loggingSteps steps.",
     "disable_tqdm": _LOGGING,
     "fp16": "the type of the frozen weights is the pass's torchDtype.",
     "bf16": "the type of the frozen weights is the pass's torchDtype.",
-    "tf32": _MEMORY,
     "deepspeed": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
     "fsdp": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
     "ddp_find_unused_parameters": "a stage is one pod.",
     "local_rank": "a stage is one pod.",
     "dataloader_num_workers": _MEMORY,
-    "dataloader_pin_memory": _MEMORY,
     "remove_unused_columns": "only the columns of textCols are read.",
     "push_to_hub": "outputs go to spec.storage.",
 }
@@ -115,6 +109,41 @@ _MODEL_BUILDER_SWITCHES = (
     "enable_cuda_graph",
 )
 MODEL_BUILDER |= dict.fromkeys(_MODEL_BUILDER_SWITCHES, _EXPORT)
+BUILD = {
+    "components": "a job takes the whole model; components are Olive's for models of several parts.",
+}
+EVALUATOR = {
+    "type_args": "belongs to Olive's own evaluators.",
+    "user_script": _CODE,
+    "script_dir": _CODE,
+}
+METRIC = {
+    "backend": "answers and losses are compared by the trainer itself.",
+    "sample_log_num": "every answer is kept beside an accuracy's figures.",
+    "sample_log_dir": "every answer is kept beside an accuracy's figures.",
+}
+SUB_TYPE = {
+    "priority": "a job ranks no metrics: every goal must be met.",
+}
+USER_CONFIG = dict.fromkeys(
+    (
+        "script_dir",
+        "user_script",
+        "dataloader_func",
+        "dataloader_func_kwargs",
+        "func_kwargs",
+        "post_processing_func",
+        "post_func",
+        "evaluate_func",
+        "evaluate_func_kwargs",
+        "metric_func",
+        "metric_func_kwargs",
+    ),
+    _CODE,
+) | dict.fromkeys(
+    ("inference_settings", "data_dir", "input_names", "input_shapes", "input_types", "shared_kv_buffer", "io_bind"),
+    "inputs are the prompts of the data config, and the runtime is set up by the trainer.",
+)
 PASS = {
     "disable_search": _SEARCH,
     "clean_run_cache": "change spec.runId to compute everything again.",
@@ -156,6 +185,5 @@ TOP = {
     "data_root": "--data-root says where local paths are now.",
     "auto_optimizer_config": _SEARCH,
     "workflow_host": "engine.host says where stages run.",
-    "builds": "one job builds one model; write a job for each build.",
     "max_concurrent_builds": "one job builds one model; write a job for each build.",
 }

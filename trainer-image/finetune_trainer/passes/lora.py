@@ -6,6 +6,7 @@ arXiv:2402.09353.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
+from finetune_api.extra_args import ExtraArgs
 from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
@@ -44,12 +46,10 @@ TRAINING_LOG = "training_log.jsonl"
 
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
-    config = parse_config(context.document)
-    start = context.inputs.get("adapter")
-    if start:
-        config = continued(config, start)
+    config = _config(context)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
+    set_arithmetic(args.extra())
     require_optimizer(args, device, f"{path}.trainingArgs")
     require_trackers(args, f"{path}.trainingArgs")
     base, source = context.input_model()
@@ -69,11 +69,10 @@ def run(context: StageContext) -> PassOutput:
     if isinstance(config, QLoraConfig):
         quantization.described(model, config, precision.weights).write(context.output)
     parts = adapters.trained_parts(model, config, path)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
-    if start:
-        adapters.go_on_from(adapted, start, str(source.adapter_path))
+    if "adapter" in context.inputs:
+        adapters.go_on_from(adapted, context.inputs["adapter"], str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")
@@ -83,7 +82,8 @@ def run(context: StageContext) -> PassOutput:
     report.keep(context.output / TRAINING_LOG)
     if args.neftune_noise_alpha:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
-    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
+    collate = collator(samples.process, tokenizer, device, pin_memory=args.extra().dataloader_pin_memory)
+    setup = Setup(adapted, device, precision.autocast, collate, context.world)
     setup, passes = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, adapted)
     # One rank reports for all.
@@ -121,7 +121,7 @@ def accelerate(
     work = kernels.Work.of(setup.model, setup.device, shape, tokens, setup.autocast)
     if args.neftune_noise_alpha:
         work = replace(work, varlen=False)  # the noise of a sample depends on the width of its row
-    chosen = kernels.choose(work)
+    chosen = kernels.choose(work, compiling=args.extra().torch_compile)
     for reason in chosen.reasons:
         report.log(reason)
     if setup.device.type == "cuda" and setup.autocast is not None:
@@ -136,10 +136,27 @@ def accelerate(
     return setup, passes.on_all(setup.world)
 
 
+def set_arithmetic(extra: ExtraArgs) -> None:
+    """How torch computes in this process: with TF32 or not, and in a fixed order or in whichever is fastest.
+
+    Must come before anything is computed on a GPU: cuBLAS reads its variable once.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = extra.tf32
+    if extra.full_determinism:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(extra.full_determinism)
+
+
 def recompute(model: torch.nn.Module) -> None:
     """Has `model`, with or without adapters, compute activations again in the backward pass."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _config(context: StageContext) -> LoraConfig:
+    """The pass's config, with the modules of the input model's adapter where there is one to go on from."""
+    config = parse_config(context.document)
+    return continued(config, context.inputs["adapter"]) if "adapter" in context.inputs else config
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
@@ -197,7 +214,9 @@ def load_sharded_base(
     return model
 
 
-def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device) -> Collator:
+def collator(
+    process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device, *, pin_memory: bool = True
+) -> Collator:
     """How samples become batches. Padding is told by position, so any id does where the tokenizer has none.
 
     Packed samples are full but for a few tokens; on a GPU, padded to one length, they can be compiled and joined.
@@ -209,7 +228,7 @@ def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: to
         side=process.padding_side,
         attention_mask=process.use_attention_mask,
         packed=packed,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin_memory and device.type == "cuda",
     )
 
 

@@ -97,8 +97,11 @@ class Kernels:
     varlen: bool = False
 
 
-def choose(work: Work, *, liger: bool | None = None) -> Kernels:
-    """The fastest way to do `work`. `liger` says whether liger-kernel is installed; None looks."""
+def choose(work: Work, *, liger: bool | None = None, compiling: bool | None = None) -> Kernels:
+    """The fastest way to do `work`. `liger` says whether liger-kernel is installed; None looks.
+
+    `compiling` says whether layers are compiled where they can be; None lets the amount of work decide.
+    """
     if work.device != "cuda":
         return Kernels(False, False, False, ("kernels: PyTorch's own, since fused ones need a GPU",))
     installed = find_spec("liger_kernel") is not None if liger is None else liger
@@ -106,7 +109,7 @@ def choose(work: Work, *, liger: bool | None = None) -> Kernels:
     supported = installed and verified
     beside = verified and work.masked and work.varlen
     repaid = work.flop >= (COMPILE_ANY_LENGTH_FROM_FLOP if beside else COMPILE_FROM_FLOP)
-    compiled = verified and (work.uniform or beside) and repaid
+    compiled = verified and (work.uniform or beside) and (repaid if compiling is None else compiling)
     fused_loss = supported and work.plain_head
     return Kernels(
         fused_loss=fused_loss,
@@ -115,7 +118,7 @@ def choose(work: Work, *, liger: bool | None = None) -> Kernels:
         varlen=beside,
         reasons=(
             _loss_reason(work, installed, supported),
-            _layers_reason(work, supported, compiled),
+            _layers_reason(work, supported, compiled, asked=compiling is not None and compiling == compiled),
             _attention_reason(work, beside),
         ),
     )
@@ -141,7 +144,9 @@ def _loss_reason(work: Work, installed: bool, supported: bool) -> str:
     return "loss: fused with the output layer (liger-kernel), so that logits are never held at once"
 
 
-def _layers_reason(work: Work, supported: bool, compiled: bool) -> str:
+def _layers_reason(work: Work, supported: bool, compiled: bool, *, asked: bool) -> str:
+    if asked and work.architecture in VERIFIED_ARCHITECTURES:
+        return f"layers: {'compiled' if compiled else 'not compiled'}, as extraArgs.torch_compile says"
     if compiled:
         return f"layers: compiled; {work.flop:.1e} FLOP of work repay the compiler's time"
     if work.architecture not in VERIFIED_ARCHITECTURES:

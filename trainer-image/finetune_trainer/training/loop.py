@@ -203,7 +203,14 @@ class Training:
 
     def _logs(self, step: Step) -> bool:
         first = self._args.logging_first_step and step.number == 1
-        return first or step.number == self._plan.total or not step.number % self._args.logging_steps
+        match self._extra.logging_strategy:
+            case "steps":
+                due = not step.number % self._args.logging_steps
+            case "epoch":
+                due = step.ends_epoch
+            case _:
+                due = False
+        return first or due or step.number == self._plan.total
 
     def _evaluate_if_due(self, step: Step) -> None:
         """Measures the held-out samples, unless that was done; asked to end meanwhile, it leaves that to the next."""
