@@ -82,7 +82,7 @@ class Try:
     @property
     def sureness(self) -> float:
         """How far the worst of its intervals is on the good side, in widths of that interval; 0 and above is sure."""
-        if not self.met:
+        if not self.met or any(math.isinf(item.low) for item in self.margins.values()):
             return -math.inf
         return min(item.low / max(item.high - item.low, 1e-9) for item in self.margins.values())
 
