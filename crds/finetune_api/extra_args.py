@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ _TYPES = "the pass's torchDtype and computeDtype say how numbers are held"
 _HUB = "outputs go to spec.storage, not to a hub"
 _RANKS = "spec.systems says how many nodes and GPUs there are; the trainer sets up its processes itself"
 _KERNELS = "the trainer chooses kernels and compilation, and logs why"
-_LOG = "progress is written as JSON lines; loggingSteps says how often"
+_LOG = "progress is written as JSON lines; loggingSteps says how often, engine.logSeverityLevel what else is"
 _ROWS = "spec.dataConfigs says what is read from the rows"
 _LOADER = "samples are tokens in memory before the first step; nothing is loaded while training"
 _EVALUATION = "evaluating while training measures the loss alone; spec.evaluators measure the rest"
@@ -34,40 +34,43 @@ NOT_APPLICABLE: dict[str, str] = {
     **dict.fromkeys(("fsdp_config", "deepspeed", "ddp_find_unused_parameters", "ddp_bucket_cap_mb"), _RANKS),
     **dict.fromkeys(("ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"), _RANKS),
     "average_tokens_across_devices": "every learned token of a step weighs the same, on whichever device",
-    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"), _KERNELS),
+    **dict.fromkeys(("torch_compile_backend", "torch_compile_mode", "use_liger_kernel"), _KERNELS),
     **dict.fromkeys(("liger_kernel_config", "use_cache"), _KERNELS),
     **dict.fromkeys(("log_level", "log_level_replica", "log_on_each_node", "disable_tqdm", "debug"), _LOG),
-    **dict.fromkeys(("logging_strategy", "include_num_input_tokens_seen", "skip_memory_metrics"), _LOG),
+    **dict.fromkeys(("include_num_input_tokens_seen", "skip_memory_metrics"), _LOG),
     "logging_nan_inf_filter": "a loss that is no number ends the training, with advice",
     **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _OTHERS),
     **dict.fromkeys(("optim_args", "optim_target_modules"), _OTHERS),
     **dict.fromkeys(("remove_unused_columns", "label_names", "length_column_name"), _ROWS),
-    **dict.fromkeys(("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"), _LOADER),
+    **dict.fromkeys(("dataloader_num_workers", "dataloader_persistent_workers"), _LOADER),
     **dict.fromkeys(("dataloader_prefetch_factor", "dataloader_multiprocessing_context"), _LOADER),
     "dataloader_in_order": _LOADER,
     **dict.fromkeys(("prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"), _EVALUATION),
     **dict.fromkeys(("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics"), _EVALUATION),
     **dict.fromkeys(("metric_for_best_model", "greater_is_better"), _BEST),
-    "full_determinism": "a CPU gives the same bytes for the same document already; a GPU adds up in no fixed order",
     "gradient_checkpointing_kwargs": "activations are computed again in the one way that works with adapters",
     "activation_checkpointing_kwargs": "activations are computed again in the one way that works with adapters",
 }
 # transformers' name → the field that has its meaning, where they differ.
 OWN_FIELDS = {
     "auto_find_batch_size": "autoBatchSize",
-    "train_sampling_strategy": "groupByLength",
     "activation_checkpointing": "gradientCheckpointing",
 }
 
 
 class ExtraArgs(Model):
-    """The values of `extraArgs`, read."""
+    """The values of `extraArgs`, read. Defaults are the trainer's; None leaves a choice to it."""
 
     dataloader_drop_last: bool = False
+    dataloader_pin_memory: bool = True
     eval_delay: Annotated[float, Field(ge=0)] = 0.0
     eval_on_start: bool = False
+    full_determinism: bool = False
+    logging_strategy: Literal["no", "steps", "epoch"] = "steps"
     tf32: bool = False
+    torch_compile: bool | None = None
     torch_empty_cache_steps: Annotated[int, Field(ge=0)] = 0
+    train_sampling_strategy: Literal["random", "sequential"] = "random"
 
 
 def transformers_arguments() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from finetune_api.base import Digest, Model, Name
 from finetune_api.data import DataConfig
@@ -156,7 +156,13 @@ class Artifact(Model):
 
 
 class StageDocument(Model):
-    """All that one attempt of one stage needs to know. No secret is in it."""
+    """All that one attempt of one stage needs to know. No secret is in it.
+
+    A field that a reader does not know is left unread: an operator may be newer than the image that a plan holds fast.
+    What a stage computes by is in `config`, which its pass reads strictly.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     version: Literal[1] = 1
     job: JobRef
@@ -170,7 +176,9 @@ class StageDocument(Model):
     evaluator: dict[str, Any] | None = Field(
         None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
     )
-    log_severity_level: LogSeverity = Field(1, description="How grave a line is that goes to the pod's log; engine's.")
+    log_severity_level: LogSeverity | None = Field(
+        None, description="How grave a line is that goes to the pod's log, where engine says another than 1."
+    )
     storage: Storage
     image: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         None, description="The image that the pod was given, as its reference says it."

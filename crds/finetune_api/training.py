@@ -234,8 +234,9 @@ class TrainingArgs(Model):
     extra_args: Annotated[dict[ArgumentName, ArgumentValue], Field(max_length=16)] | None = Field(
         None,
         description="Further arguments of transformers' TrainingArguments, by its names, values as text: "
-        "dataloader_drop_last, eval_delay, eval_on_start, tf32, torch_empty_cache_steps. All others have a field of "
-        "their own or no meaning here, and are refused with the reason. Default: none.",
+        "dataloader_drop_last, dataloader_pin_memory, eval_delay, eval_on_start, full_determinism, logging_strategy, "
+        "tf32, torch_compile, torch_empty_cache_steps, train_sampling_strategy (random or sequential). All others have "
+        "a field of their own or no meaning here, and are refused with the reason. Default: none.",
     )
 
     def extra(self) -> ExtraArgs:

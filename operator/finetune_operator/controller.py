@@ -21,7 +21,7 @@ from finetune_operator.actions import Create, Outcome, Seen, Stop
 from finetune_operator.caches import Body, Key
 from finetune_operator.conditions import FINAL, blocked, broken
 from finetune_operator.kopf_settings import configure
-from finetune_operator.kube import ApiError, Kube
+from finetune_operator.kube import ApiError, Kube, may_pass
 from finetune_operator.leadership import lead
 from finetune_operator.manifests import Manifest
 from finetune_operator.metrics import Metrics
@@ -56,7 +56,7 @@ class Controller:
         self._lost_leadership = lost_leadership
         self.kube: Kube
         self.workloads: Workloads
-        self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers)
+        self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers, may_pass=may_pass)
         self.metrics = Metrics(queue_depth=lambda: self.queue.depth)
         self.policies = PolicyWatch(self.on_policies)
         self.watched = Watched()
@@ -123,13 +123,15 @@ class Controller:
         await self._probes.close()
         await self.kube.close()
 
-    async def on_finetune_job(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
+    async def on_finetune_job(
+        self, body: kopf.Body, namespace: str | None, name: str, type: str | None, **_: Any
+    ) -> None:
         """A FinetuneJob changed."""
-        key = (namespace or "", name)
+        key, gone = (namespace or "", name), type == "DELETED"
         # What was written here is no news, except of an end: what it lets be cleaned up is counted from there.
-        if not self.watched.heard(key, body) or (body.get("status") or {}).get("phase") in FINAL:
+        if not self.watched.heard(key, body) or gone or (body.get("status") or {}).get("phase") in FINAL:
             self.queue.add(key)
-        if not places.wants_one(body):
+        if gone or not places.wants_one(body):
             # The namespace as a whole: once for all that ended meanwhile, as at a restart, which hears of every job.
             self.queue.add_after((key[0], ""), NEWS_AFTER)
 
@@ -183,11 +185,8 @@ class Controller:
         return body["metadata"]["uid"] in places.with_a_place(there, limit[0], asking=body["metadata"]["uid"])
 
     def _phases(self) -> list[tuple[str, str]]:
-        """Namespace and phase of every job."""
-        return [
-            (key[0], str((body.get("status") or {}).get("phase", "Pending")))
-            for key, body in self.watched.finetune_jobs()
-        ]
+        """Namespace and phase of every job; asked by the thread that answers scrapes."""
+        return [(key[0], str((body.get("status") or {}).get("phase", "Pending"))) for key, body in self.watched.shown()]
 
     async def _meter(self) -> None:
         """Count the GPUs that running pods hold, while this operator leads."""

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from urllib.request import getproxies
 
+import aiohttp
 from kubernetes.aio import client, config
 
 from finetune_api import API_VERSION, PLURAL, POLICY_PLURAL
@@ -57,6 +58,11 @@ class ApiError(Exception):
     def passing(self) -> bool:
         """Whether the server could not answer now, rather than would not."""
         return self.status >= 500 or self.status == TOO_MANY_REQUESTS
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether `error` speaks of a server that is away or busy, not of a request that is wrong."""
+    return error.passing if isinstance(error, ApiError) else isinstance(error, aiohttp.ClientError | OSError)
 
 
 class Kube:

@@ -18,10 +18,11 @@ from finetune_operator.owner import Owner
 from finetune_operator.plan import GPU, PLAN_KEY, Plan, PodSettings, plan_name
 from finetune_operator.rendezvous import END_BY_DISRUPTION, IGNORE_DISRUPTIONS
 from finetune_operator.settings import Settings
+from finetune_operator.sizing import scratch_limit
 
 Manifest = dict[str, Any]
 
-CONTAINER = "trainer"
+CONTAINER = labels.CONTAINER
 RESULT_FILE = "/dev/termination-log"
 TEMPORARY = f"{SCRATCH}/temporary"
 # The group that owns mounted Secrets; the images' user is in it.
@@ -167,7 +168,7 @@ def _pod_spec(
     pod: PodSettings, document: StageDocument, spec: JobSpec, settings: Settings, together: Mapping[str, str]
 ) -> Manifest:
     overlay = pod.overlay or PodOverlay()
-    mounted = mounts(pod, document, spec, settings.scratch_size)
+    mounted = mounts(pod, document, spec, scratch_limit(pod.resources, settings.scratch_size))
     container: Manifest = {
         "name": CONTAINER,
         "image": pod.image,

@@ -23,6 +23,7 @@ from finetune_api.quantity import amount
 from finetune_api.stage import Pins, Prepared
 from finetune_api.system import ModelCache, Resources, System, Toleration, Topology
 from finetune_operator.settings import Settings
+from finetune_operator.sizing import needs
 
 PLAN_KEY = "plan.json"
 GPU = "nvidia.com/gpu"
@@ -143,7 +144,7 @@ def make_plan(
         pins=pins,
         reused=reused,
         stages=[
-            _planned(stage, stage_keys[stage.name], stage_pod(spec, stage, settings, overlay))
+            _planned(stage, stage_keys[stage.name], stage_pod(spec, stage, settings, overlay, pins.model.size))
             for stage in outline(spec)
         ],
         light_pod=light_pod(spec, settings, overlay),
@@ -179,22 +180,27 @@ def read_plan(text: str) -> Plan | None:
         return None
 
 
-def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: PodOverlay | None = None) -> PodSettings:
-    """The pod settings of a stage: its system's, without the GPU where the stage has no use for it."""
+def stage_pod(
+    spec: JobSpec, stage: StageOutline, settings: Settings, overlay: PodOverlay | None = None, model_size: int = 0
+) -> PodSettings:
+    """The pod settings of a stage: its system's, without the GPU where the stage has no use for it.
+
+    Where the system does not say how much memory and disk, a model of `model_size` bytes does.
+    """
     system = next((system for system in spec.systems if system.name == stage.system), None)
+    resources = _resources(spec, stage, system, settings, model_size)
     if system is None:
         return PodSettings(
             image=settings.trainer_image,
-            resources=_default_resources(settings),
+            resources=resources,
             model_cache=_model_cache(stage, None, overlay),
             overlay=overlay,
         )
     # Absent rather than 1, so that what runs in one process keeps its identity from before these fields were there.
     together = stage.type in ADAPTER_PASSES and system.world_size() > 1
-    resources = system.resources if stage.computes_on_gpu else without_gpu(system.resources)
     return PodSettings(
         image=system.image or settings.trainer_image,
-        resources=resources if resources.requests or resources.limits else _default_resources(settings),
+        resources=resources,
         node_selector=system.node_selector,
         tolerations=system.tolerations,
         priority_class_name=system.priority_class_name,
@@ -207,6 +213,19 @@ def stage_pod(spec: JobSpec, stage: StageOutline, settings: Settings, overlay: P
         model_cache=_model_cache(stage, system, overlay),
         overlay=overlay,
     )
+
+
+def _resources(
+    spec: JobSpec, stage: StageOutline, system: System | None, settings: Settings, model_size: int
+) -> Resources:
+    """What the system names, or the operator's defaults; with what the model's size asks for beyond these."""
+    named = system.resources if system else Resources()
+    named = named if stage.computes_on_gpu else without_gpu(named)
+    needed = needs(stage, model_size, least=settings.default_memory, queued=bool(spec.queue_name))
+    if not (named.requests or named.limits):
+        return Resources(requests={**_default_resources(settings).requests, **needed})
+    silent = {name: size for name, size in needed.items() if name not in named.requests and name not in named.limits}
+    return named.model_copy(update={"requests": {**named.requests, **silent}})
 
 
 def _model_cache(stage: StageOutline, system: System | None, overlay: PodOverlay | None) -> ModelCache | None:

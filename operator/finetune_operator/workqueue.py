@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class WorkQueue(Generic[Key]):
-    """Calls `work(key)` for each added key. `work` returns seconds until it wants the key again, or None."""
+    """Calls `work(key)` for each added key. `work` returns seconds until it wants the key again, or None.
+
+    What it raises is logged with its traceback, unless `may_pass` says that it speaks of a server that is away.
+    """
 
     def __init__(
         self,
@@ -28,8 +31,10 @@ class WorkQueue(Generic[Key]):
         workers: int = 8,
         backoff: float = 0.5,
         backoff_limit: float = 60.0,
+        may_pass: Callable[[Exception], bool] = lambda _: False,
     ) -> None:
         self._work = work
+        self._may_pass = may_pass
         self._workers = workers
         self._backoff, self._backoff_limit = backoff, backoff_limit
         # (0 where it is urgent else 1, the order of arrival, key). A key whose urgency rose is in it twice; `_waiting`
@@ -99,11 +104,14 @@ class WorkQueue(Generic[Key]):
             try:
                 delay = await self._work(key)
                 self._failures.pop(key, None)
-            except Exception:
+            except Exception as error:
                 # A key that fails must neither stop the others nor be forgotten.
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 delay = min(self._backoff * 2 ** min(failures - 1, 20), self._backoff_limit)
-                logger.exception("Work on %s failed; again in %.1f s.", key, delay)
+                if self._may_pass(error):
+                    logger.warning("Work on %s: %s: %s; again in %.1f s.", key, type(error).__name__, error, delay)
+                else:
+                    logger.exception("Work on %s failed; again in %.1f s.", key, delay)
             finally:
                 self._busy.pop(key, None)
             urgent = self._dirty.pop(key, None)

@@ -45,6 +45,9 @@ class Operator:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
+        if os.environ.get("FINETUNE_E2E_OPERATOR") == "installed":
+            # It runs in the cluster already; tests that stop or kill their own are not for it.
+            return
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE_")},
             **OPERATOR_SETTINGS,

@@ -1,4 +1,7 @@
-"""What a user does with `finetune` on a job in a cluster: one job, and every command that looks at it."""
+"""What a user does with `finetune` on a job in a cluster: one job, and every command that looks at it.
+
+Also on a real cluster; test_documentation.py asks the same of the local one, each time.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ def finetune(tenant: Tenant) -> Finetune:
     return Finetune(tenant)
 
 
+@pytest.mark.slow
 def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: Path) -> None:
     tenant.apply(tenant.job("tones", [training(), MERGE], suspend=True))
     assert "tones: goes on" in finetune("resume", "tones")

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 out=$1; shift
 names=("${@:-}"); [ -n "${names[0]}" ] || names=(finetune-operator finetune-trainer-cpu)
 base=localhost/finetune-base:bookworm
-python=${PYTHON:-python3.11}
+python=${PYTHON:-python3}
 torch=$(grep '^torch==' constraints.txt)
 mkdir -p "$out"; out=$(realpath "$out")
 declare -A dockerfiles=([finetune-operator]=operator/Dockerfile [finetune-trainer-cpu]=trainer-image/Dockerfile.cpu)
@@ -20,7 +20,7 @@ make_base() {
     local root=$out/base
     packages=ca-certificates,netbase,tzdata,python3,python3-venv,python-is-python3
     # In this machine's own words, so that its mirrors and its certificates are used.
-    cat /etc/apt/sources.list /etc/apt/sources.list.d/debian* 2>/dev/null \
+    { cat /etc/apt/sources.list /etc/apt/sources.list.d/debian* 2> /dev/null || true; } \
         | mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root" -
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     local container; container=$(buildah from scratch)

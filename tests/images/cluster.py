@@ -1,6 +1,6 @@
 """A local cluster whose pods run in an image's root file system, and whose operator does, if an image is given for it.
 
-    python tests/images/cluster.py --state DIR --trainer IMAGE [--operator IMAGE]
+    python tests/images/cluster.py --state DIR --trainer IMAGE [--operator IMAGE] [--user UID:GID]
 
 It prints the KUBECONFIG to use. The end-to-end tests take it for a cluster like any other:
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def operator(image: Path, kubeconfig: Path) -> Command:
     return Command("operator", words, settings)
 
 
-async def serve(state: Path, trainer: Path, operator_image: Path | None) -> None:
-    """Run the cluster until a signal."""
-    image = Image(entrypoint=("python", IN_ROOT, str(trainer)))
+async def serve(state: Path, trainer: Path, operator_image: Path | None, user: str | None) -> None:
+    """Run the cluster until a signal. `user`: whom pods run as, instead of their image's own."""
+    options = ("--user", user) if user else ()
+    image = Image(entrypoint=("python", IN_ROOT, *options, str(trainer)))
     settings = ClusterSettings(node=NodeSettings(images={**DEFAULT_IMAGES, TRAINER: image}))
     stop = stop_signal()
     async with LocalCluster(state, settings) as cluster:
@@ -51,7 +53,8 @@ async def serve(state: Path, trainer: Path, operator_image: Path | None) -> None
             process = await asyncio.create_subprocess_exec(*command.words, env=command.environment)
         await stop.wait()
         if process:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             sys.stdout.write(f"the operator ended with {await process.wait()}\n")
 
 
@@ -61,8 +64,10 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--trainer", type=Path, required=True, help="an image's folder, made by build.sh")
     parser.add_argument("--operator", type=Path, help="the same, of the operator's image")
+    parser.add_argument("--user", metavar="UID:GID", help="whom pods run as, as in a cluster that chooses users")
     given = parser.parse_args()
-    asyncio.run(serve(given.state, given.trainer.absolute(), given.operator and given.operator.absolute()))
+    operator_image = given.operator and given.operator.absolute()
+    asyncio.run(serve(given.state, given.trainer.absolute(), operator_image, given.user))
 
 
 if __name__ == "__main__":

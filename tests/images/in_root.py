@@ -1,6 +1,6 @@
 """Runs an image's entry point in its root file system, as a container runtime does it for a pod of ours.
 
-    python in_root.py [--bind SOURCE:TARGET]... IMAGE [WORD]...
+    python in_root.py [--user UID:GID] [--bind SOURCE:TARGET]... IMAGE [WORD]...
 
 IMAGE is a folder that `build.sh` made: `rootfs` and `config.json`, the image's own configuration. The process is PID 1
 of its own PID namespace, in a mount namespace of its own: the root is read-only, the user is the image's, there are no
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from finetune_api.stage import RESULT_PATH_ENV
+from finetune_local.processes import MARK
 from finetune_operator.manifests import GROUP_ID, RESULT_FILE
 
 NEW_MOUNTS, NEW_PIDS = 0x20000, 0x20000000
@@ -61,6 +61,20 @@ def bind(source: Path, target: Path, *, read_only: bool = False) -> None:
         mount("", target, flags=BIND | REMOUNT | READ_ONLY)
 
 
+def inside(root: Path, path: str | Path) -> Path:
+    """Where an absolute path of the container lies below `root`, by the links in there (`/var/run` is one)."""
+    here, left = root, list(Path(path).parts[1:])
+    while left:
+        place = here / left.pop(0)
+        if place.is_symlink():
+            target = Path(os.readlink(place))  # noqa: PTH115  (what the link says, not where it leads to here)
+            here = root if target.is_absolute() else here
+            left = [*(target.parts[1:] if target.is_absolute() else target.parts), *left]
+        else:
+            here = here.parent if place.name == ".." and here != root else place
+    return here
+
+
 def volumes(sandbox: Path) -> Iterator[tuple[Path, Path]]:
     """(volume, path in the container) of every mount that a local node laid out below a container's sandbox."""
     for folder, names, files in os.walk(sandbox):
@@ -95,17 +109,17 @@ def assemble(rootfs: Path, sandbox: Path | None, binds: list[str]) -> Path:
     (root / "dev/shm").mkdir()
     mount("tmpfs", root / "dev/shm", "tmpfs", options="mode=1777,size=64m")
     for place in OF_THE_RUNTIME:
-        bind(Path(place), Path(f"{root}{place}"), read_only=True)
+        bind(Path(place), inside(root, place), read_only=True)
     # As the chart has it for the operator.
     if sandbox is None:
         mount("tmpfs", root / "tmp", "tmpfs", options="mode=1777,size=64m")
     for pair in binds:
         source, _, target = pair.partition(":")
-        bind(Path(source), Path(f"{root}{target}"))
+        bind(Path(source), inside(root, target))
     if sandbox is not None:
         for volume, target in volumes(sandbox):
             own(volume)
-            bind(volume, Path(f"{root}{target}"))
+            bind(volume, inside(root, target))
         message = Path(f"{sandbox}{RESULT_FILE}")
         message.chmod(0o666)
         bind(message, Path(f"{root}{RESULT_FILE}"))
@@ -135,16 +149,17 @@ def become(user: str) -> None:
     os.setuid(int(uid))
 
 
-def start(image: Path, binds: list[str], words: list[str]) -> None:
+def start(image: Path, binds: list[str], user: str | None, words: list[str]) -> None:
     """Replace this process, which is PID 1 already, by the image's entry point."""
     config = json.loads((image / "config.json").read_text())
-    result = os.environ.get(RESULT_PATH_ENV)
-    sandbox = Path(result.removesuffix(RESULT_FILE)) if result else None
+    # A local node starts a container in its pod's folder, and says which container it is.
+    member = os.environ.get(MARK)
+    sandbox = Path.cwd() / "root" / member.rpartition("/")[2] if member else None
     environment = variables(config, os.environ, sandbox)
     root = assemble(image / "rootfs", sandbox, binds)
     os.chroot(root)
     os.chdir(config.get("WorkingDir") or "/")
-    become(config["User"])
+    become(user or config["User"])
     command = [*config["Entrypoint"], *words]
     os.execvpe(command[0], command, environment)
 
@@ -153,6 +168,7 @@ def main() -> int:
     """Start it, pass signals on, and end as it ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET")
+    parser.add_argument("--user", metavar="UID:GID", help="as a cluster that chooses users has it")
     parser.add_argument("image", type=Path)
     parser.add_argument("words", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -160,7 +176,7 @@ def main() -> int:
     child = os.fork()
     if child == 0:
         called("prctl", DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        start(given.image.absolute(), given.bind, given.words)
+        start(given.image.absolute(), given.bind, given.user, given.words)
 
     def forward(number: int, frame: FrameType | None) -> None:
         os.kill(child, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from jsonschema import Draft4Validator
 
@@ -16,6 +17,7 @@ from finetune_operator.policy_rules import LISTS, violations
 from .api.specs import Spec, job_spec
 from .operator.world import closed
 
+SAMPLES = sorted((Path(__file__).parents[2] / "deploy/policies").glob("*.yaml"))
 TEXT = (Path(__file__).parents[2] / "docs/tenants.md").read_text()
 BODY = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0])
 POLICY = read_policy(BODY)
@@ -42,6 +44,36 @@ def test_the_api_server_and_the_operator_take_it() -> None:
     assert POLICY.problem == ""
     assert selects(POLICY.selector, {"finetune.dev/tenant": "true"})
     assert not selects(POLICY.selector, {})
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_the_samples_are_policies_too(path: Path) -> None:
+    body = yaml.safe_load(path.read_text())
+    schema = Draft4Validator(closed(SCHEMA["properties"]["spec"]))
+    assert [error.message for error in schema.iter_errors(body["spec"])] == []
+    policy = read_policy(body)
+    assert (policy.problem, body["metadata"]["name"]) == ("", path.stem)
+    # A namespace without labels is nobody's tenant.
+    assert not selects(policy.selector, {"kubernetes.io/metadata.name": "team-a"})
+
+
+def test_the_samples_do_what_they_say() -> None:
+    found = {path.stem: read_policy(yaml.safe_load(path.read_text())) for path in SAMPLES}
+
+    def against(name: str, spec: Spec) -> list[str]:
+        parsed, problems = check(spec)
+        assert parsed, problems
+        return [str(item) for item in violations(Tenancy((found[name],)), parsed)]
+
+    secret = fitting()
+    assert against("every-tenant", secret) == []
+    secret["storage"]["credentialsSecretRef"] = {"name": "somebody-elses"}
+    assert "somebody-elses" in against("every-tenant", secret)[0]
+    assert any("allows a stage 1 pods" in said for said in against("every-tenant", fitting(nodes=2)))
+    assert against("large-jobs", fitting(systemRef="eight-gpus")) == []
+    hub = fitting()
+    hub["inputModel"] = {"modelPath": "microsoft/Phi-3-mini-4k-instruct"}
+    assert any("hub" in said for said in against("offline", hub))
 
 
 def test_it_shows_every_list_and_allows_what_the_text_shows() -> None:

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer`: run (a pod's command), stage (its child), verify (a published artifact)."""
+"""`python -m finetune_trainer`: run (a pod's command), stage (its child), verify and pull (a published artifact)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ USAGE = """\
 usage: python -m finetune_trainer run      supervise the stage that the environment describes
        python -m finetune_trainer stage    run it in this process
        python -m finetune_trainer verify   check a published artifact; see verify --help
+       python -m finetune_trainer pull     fetch one, checked, to serve it; see pull --help
 """
 
 
@@ -27,6 +28,10 @@ def main(arguments: list[str]) -> int:
         from finetune_trainer.verify import main as verify  # noqa: PLC0415
 
         return verify(arguments[1:])
+    if command == "pull":
+        from finetune_trainer.pull import main as pull  # noqa: PLC0415
+
+        return pull(arguments[1:])
     sys.stderr.write(USAGE)
     return 2
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnxruntime_genai
+from onnxruntime_genai.models import builder
 from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
 from finetune_api.builder import ModelBuilderConfig
@@ -26,6 +28,10 @@ _LISTS = {
     "int4_op_types_to_quantize": ("op_types_to_quantize", "/"),
     "int4_nodes_to_exclude": ("nodes_to_exclude", ","),
 }
+
+
+class UnknownOptionError(ValueError):
+    """The installed builder does not know an option that this module writes."""
 
 
 class NoSuchNodeError(ValueError):
@@ -47,7 +53,7 @@ def build(
     The peft folder `adapter`, where there is one, becomes nodes beside the base's.
 
     What the builder prints goes to stderr, or nowhere, by `level`: stdout is for progress. Raises whatever the builder
-    raises, and NoSuchNodeError.
+    raises, NoSuchNodeError and UnknownOptionError.
     """
     where = (str(source), str(output), config.precision, config.execution_provider, str(cache))
     # It says two lines for each of a model's thousands of nodes.
@@ -56,6 +62,7 @@ def build(
     with printed_to_stderr(level):
         wanted = extra_options(config, remote_code=remote_code)
         wanted += [f"adapter_path={adapter}"] if adapter else []
+        _require_known(wanted)
         options = parse_extra_options(None, *where, wanted, search=search_options(config))
         create_model(None, *where, **options)
     _require_nodes(output / "model.onnx", config.int4_nodes_to_exclude or ())
@@ -75,6 +82,14 @@ def search_options(config: ModelBuilderConfig) -> dict[str, bool | int | float] 
     if config.search is None:
         return None
     return config.search.model_dump(by_alias=False, exclude_none=True)
+
+
+def _require_known(options: Sequence[str]) -> None:
+    """Raises UnknownOptionError for an option that the installed builder's code never reads: it would say nothing."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(builder.__file__).parent.rglob("*.py")]
+    for name in (option.partition("=")[0] for option in options):
+        if not any(f'"{name}"' in source for source in sources):
+            raise UnknownOptionError(f"onnxruntime-genai {onnxruntime_genai.__version__} has no option {name}")
 
 
 def _require_nodes(path: Path, names: Sequence[str]) -> None:

@@ -127,11 +127,25 @@ class Supervisor:
         from finetune_api.stage import StageDocument  # noqa: PLC0415  (see the module's docstring)
         from finetune_trainer.result import failed, write_result  # noqa: PLC0415
 
-        document = StageDocument.model_validate_json(self._variables[0][_STAGE])
-        failure = _failure(code, document, bool(self._received), kills_before)
+        text = self._variables[0][_STAGE]
+        try:
+            document = StageDocument.model_validate_json(text)
+        except ValueError as error:
+            failure = _not_understood(error)
+        else:
+            failure = _failure(code, document, bool(self._received), kills_before)
         sys.stderr.write(f"the stage's process ended with {code}: {failure.message}\n")
-        write_result(self._result(0), failed(document.key, failure))
+        write_result(self._result(0), failed(json.loads(text)["key"], failure))
         return failure.exit_code
+
+
+def _not_understood(error: ValueError) -> StageFailure:
+    """What it means that the operator's document cannot be read: its version and the image's lie too far apart."""
+    from finetune_api.stage import Reason  # noqa: PLC0415  (see the module's docstring)
+    from finetune_trainer.errors import StageFailure  # noqa: PLC0415
+
+    message = "this trainer image does not understand the operator's stage document: use the image of its own version"
+    return StageFailure(Reason.INTERNAL, f"{message} ({' '.join(str(error).split())[:200]})")
 
 
 def _failure(code: int, document: StageDocument, signalled: bool, kills_before: int | None) -> StageFailure:

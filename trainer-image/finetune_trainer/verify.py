@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,8 +110,7 @@ def _file_faults(objects: Objects, folder: str, manifest: Manifest) -> Iterator[
             sound.append(path)
     for index in range(0, len(sound), _BATCH):
         batch = sound[index : index + _BATCH]
-        # Contents are hashed as they come, and kept nowhere.
-        came = objects.download({start + path: Path(os.devnull) for path in batch})
+        came = objects.hashes([start + path for path in batch])
         yield from (f"{path} has other content" for path in batch if came[start + path].sha256 != wanted[path].sha256)
 
 
@@ -169,6 +167,11 @@ def _fits(mark: str, rest: str) -> bool:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` reads."""
     parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
+    add_connection(parser)
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """How a store is reached."""
     parser.add_argument("--endpoint", help="URL of the S3 server; default: AWS")
     parser.add_argument("--region", help="region of the bucket")
     parser.add_argument("--credentials", type=Path, help="folder with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -8,13 +8,15 @@ from typing import Any
 
 from finetune_api.engine import Engine
 from finetune_api.olive import providers, reasons
+from finetune_api.olive.builds import take_build
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
 from finetune_api.olive.datasets import data_configs
+from finetune_api.olive.evaluators import Evaluators
 from finetune_api.olive.models import input_model
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.options import Options
-from finetune_api.olive.passes import PassReader, leave_evaluator
+from finetune_api.olive.passes import PassReader
 from finetune_api.olive.places import PLACEHOLDER_ROOT, Places
 from finetune_api.olive.reading import Record, Source
 from finetune_api.olive.systems import Systems
@@ -61,19 +63,27 @@ class Assembly:
             "inputModel": input_model(model, self._places),
             "dataConfigs": data_configs(configs, self._places, data) if configs else [],
         }
+        builds = self._top.pop("builds", None)
+        pipeline = take_build(builds, self._options.build, self._engine) if builds else None
+        evaluators = Evaluators(data, self._record)
+        if "evaluators" in self._top:
+            evaluators.read(self._top.pop("evaluators"))
         host, target = self._host_and_target()
         sources = self._provider_sources(target)
         provider = self._provider(host, target, sources)
-        reader = PassReader(data, self.systems.names, provider, self._options.qlora, _is_old(model), self._record)
-        passes = reader.read(self._top.pop("passes"), self._top.pop("pass_flows", None))
+        reader = PassReader(
+            data, self.systems.names, evaluators, provider, self._options.qlora, _is_old(model), self._record
+        )
+        passes = reader.read(self._top.pop("passes"), self._top.pop("pass_flows", None), pipeline)
         providers.say(sources, provider, passes)
+        engine = self._engine_spec(host, target, evaluators)
         result |= {
             "systems": self.systems.specs,
             "passes": passes,
-            "engine": self._engine_spec(host, target),
+            **({"evaluators": evaluators.specs} if evaluators.specs else {}),
+            "engine": engine,
             **self._storage(),
         }
-        self._evaluators()
         leave_rest(self._top, reasons.TOP)
         return result
 
@@ -124,11 +134,10 @@ class Assembly:
             self._record.add(NoteKind.CHANGED, f"spec.systems[name={host}].resources", said)
         return provider
 
-    def _engine_spec(self, host: str, target: str) -> dict[str, Any]:
+    def _engine_spec(self, host: str, target: str, evaluators: Evaluators) -> dict[str, Any]:
         engine = self._engine
-        if "evaluator" in engine:
-            leave_evaluator(engine.pop("evaluator"))
-        if "evaluate_input_model" in engine:
+        evaluator = evaluators.refer(engine.pop("evaluator", None), "spec.engine.evaluator")
+        if "evaluate_input_model" in engine and not evaluators.specs:
             engine.pop("evaluate_input_model").left_out("without an evaluator nothing is measured.")
         for key in ("cache_dir", "output_dir"):
             if key in engine:
@@ -138,7 +147,7 @@ class Assembly:
             _search(engine.pop("search_strategy"))
         result = copy_fields(engine, Engine, "spec.engine", {})
         leave_rest(engine, reasons.ENGINE)
-        return {"host": host, "target": target, **result}
+        return {"host": host, "target": target, **({"evaluator": evaluator} if evaluator else {}), **result}
 
     def _storage(self) -> dict[str, Any]:
         if self._options.storage is None and self._options.here:
@@ -149,16 +158,6 @@ class Assembly:
         said = "name the Secret with the bucket's keys, unless the pods' service account may use the bucket."
         self._record.add(NoteKind.DECIDE, "spec.storage.credentialsSecretRef", said)
         return {"storage": {"uri": self._options.storage or f"{PLACEHOLDER_ROOT}/finetune"}}
-
-    def _evaluators(self) -> None:
-        if "evaluators" not in self._top:
-            return
-        for _, source in self._top.pop("evaluators").named():
-            source.note(
-                NoteKind.DECIDE,
-                "Olive's metrics compare classes or tensors, a job's accuracy compares generated answers: write "
-                "spec.evaluators and engine.evaluator for what you want measured.",
-            )
 
 
 def job_name(text: str) -> str:

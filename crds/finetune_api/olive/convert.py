@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND
 from finetune_api.olive.assembly import Assembly
+from finetune_api.olive.builds import NoSuchBuildError
 from finetune_api.olive.contradictions import contradictions
 from finetune_api.olive.copying import UNKNOWN
 from finetune_api.olive.notes import Note, NoteKind
@@ -39,7 +40,7 @@ class Imported:
 
 
 def import_config(config: Any, options: Options) -> Imported:
-    """The job for Olive's `config` (its JSON, read). Raises NotOliveError where it is none.
+    """The job for Olive's `config` (its JSON, read). Raises NotOliveError where it is none, or has no such build.
 
     No value of `config` is lost: each is in `Imported.landed`, or it or an object around it has one of
     `Imported.notes`. The spec is as valid as the input allows: ask `finetune_api.rules.check`.
@@ -48,7 +49,10 @@ def import_config(config: Any, options: Options) -> Imported:
         raise NotOliveError("an object with input_model and passes is wanted")
     record = Record()
     assembly = Assembly(Source(config, (), record).fields(), options, record)
-    name, spec = assembly.name(), assembly.spec()
+    try:
+        name, spec = assembly.name(), assembly.spec()
+    except NoSuchBuildError as error:
+        raise NotOliveError(str(error)) from error
     for path in record.unsaid(config):
         record.notes.append(Note(NoteKind.LEFT_OUT, shown(path), UNKNOWN))
     landed = {shown(path): target for path, target in record.landed.items()}

@@ -29,6 +29,9 @@ def input_model(source: Source, places: Places) -> dict[str, Any]:
     if result["modelPath"] == PLACEHOLDER:
         source.record.add(NoteKind.DECIDE, PATH, f"{PLACEHOLDER} stands for the model, which the input does not name.")
     _kind(fields.pop("type", None))
+    adapter = _adapter(fields.pop("adapter_path", None), places)
+    if adapter is not None:
+        result["adapterPath"] = adapter
     for members in (hf_config, fields):
         result |= _task(members.pop("task", None))
         for key in ("load_kwargs", "from_pretrained_args", "model_loading_args"):
@@ -80,6 +83,19 @@ def _model_path(fields: Fields, hf_config: Fields, places: Places) -> str:
     return _named(chosen, places)
 
 
+def _adapter(source: Source | None, places: Places) -> str | None:
+    """Where the adapter on the model is; None where there is none."""
+    if source is None or source.value is None:
+        if source is not None:
+            source.left_out("null: the model alone.")
+        return None
+    path = f"{TARGET}.adapterPath"
+    if isinstance(source.value, str) and places.is_hub_id(source.value):
+        source.land(path)
+        return source.value
+    return file_of(source, places, path)
+
+
 def _named(source: Source, places: Places) -> str:
     if not isinstance(source.value, str) or not source.value:
         source.note(NoteKind.DECIDE, f"a model's id or path is wanted, this is {source.value!r}; write {PATH}.")
@@ -128,11 +144,40 @@ def _load_kwargs(source: Source, model_path: str) -> dict[str, Any]:
         del fields["trust_remote_code"]
     else:
         remote = None
-    result = copy_fields(fields, LoadKwargs, target, {"dtype": "torch_dtype"})
+    memory = _max_memory(fields.pop("max_memory", None), f"{target}.maxMemory")
+    result = copy_fields(fields, LoadKwargs, target, {"dtype": "torch_dtype"}) | memory
     if remote is not None:
         result["trustRemoteCode"] = _remote_code(remote, model_path, f"{target}.trustRemoteCode")
     leave_rest(fields, reasons.LOAD_KWARGS)
     return result
+
+
+def _max_memory(source: Source | None, target: str) -> dict[str, Any]:
+    """transformers' bound for each GPU and for the CPU; a process of a job has one GPU."""
+    fields = source.fields() if source else {}
+    bounds: dict[str, str | int] = {}
+    for device, item in fields.items():
+        amount = _quantity(item.value)
+        key = "cpu" if device == "cpu" else "gpu" if device.isdigit() else None
+        if key is None or amount is None:
+            item.note(NoteKind.DECIDE, f"{device}: {item.value!r} is no amount of memory of a GPU or of the CPU.")
+        elif key in bounds:
+            item.left_out("a process has one GPU, whose bound the first one's is.")
+        else:
+            bounds[key] = amount
+            item.land(f"{target}.{key}")
+    return {"maxMemory": bounds} if bounds else {}
+
+
+def _quantity(value: object) -> str | int | None:
+    """transformers' `20GiB` or `20GB`, or bytes, as Kubernetes writes them."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 2**53:
+        return value
+    match = re.fullmatch(r"([1-9][0-9]{0,6})\s*([KMGT]i?)B", value, re.I) if isinstance(value, str) else None
+    if match is None:
+        return None
+    unit = match[2][0].upper() + match[2][1:].lower()
+    return f"{match[1]}{'k' if unit == 'K' else unit}"
 
 
 def _remote_code(remote: Source, model_path: str, target: str) -> bool:

@@ -12,7 +12,8 @@ class Options:
 
     name: the job's; else the input's workflow_id. data_root: the URI below which local paths are now. storage: where
     outputs go (`s3://bucket/prefix`). qlora: make LoRA passes QLoRA. here: the job is for this machine, so local paths
-    stay and the storage is filled in later; `exists` then tells folders from hub ids. cpu: ask for no GPU.
+    stay and the storage is filled in later; `exists` then tells folders from hub ids. cpu: ask for no GPU. build: of
+    several builds, the one to import; else the first.
     """
 
     name: str | None = None
@@ -22,3 +23,4 @@ class Options:
     here: bool = False
     exists: Callable[[str], bool] = field(default=lambda _path: False)
     cpu: bool = False
+    build: str | None = None

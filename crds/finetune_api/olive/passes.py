@@ -11,6 +11,7 @@ from finetune_api.builder import ModelBuilderConfig, SearchOptions
 from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.olive import reasons
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
+from finetune_api.olive.evaluators import Evaluators
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Record, Source
@@ -39,14 +40,18 @@ class PassReader:
 
     data: Names
     systems: Names
+    evaluators: Evaluators
     provider: str
     qlora: bool
     old: bool
     record: Record
 
-    def read(self, source: Source, flows: Source | None) -> list[dict[str, Any]]:
-        """`spec.passes`: those of the one flow, where flows are given, else all in the order of the file."""
-        entries = _in_flow(source.named(), flows)
+    def read(self, source: Source, flows: Source | None, pipeline: Source | None) -> list[dict[str, Any]]:
+        """`spec.passes`: those of the pipeline, or of the one flow, where given, else all in the order of the file."""
+        wanted = pipeline or _first_flow(flows)
+        if pipeline is not None and flows is not None:
+            flows.left_out("the build's pipeline counts.")
+        entries = _in_order(source.named(), wanted) if wanted else source.named()
         names = Names("spec.passes")
         result: list[dict[str, Any]] = []
         for name, item in entries:
@@ -79,11 +84,10 @@ class PassReader:
         return made
 
     def _placement(self, fields: Fields, target: str) -> dict[str, Any]:
-        if "evaluator" in fields:
-            leave_evaluator(fields.pop("evaluator"))
+        evaluator = self.evaluators.refer(fields.pop("evaluator", None), f"{target}.evaluator")
         leave_rest({key: fields.pop(key) for key in reasons.PASS if key in fields}, reasons.PASS)
         host = self.systems.refer(fields.pop("host"), f"{target}.host") if "host" in fields else None
-        return {"host": host} if host else {}
+        return {**({"host": host} if host else {}), **({"evaluator": evaluator} if evaluator else {})}
 
     def _config(self, kind: str, fields: Fields, target: str) -> dict[str, Any]:
         model = _config_model(kind)
@@ -133,14 +137,6 @@ def _search(source: Source | None, target: str) -> dict[str, Any]:
     return {"search": options} if options else {}
 
 
-def leave_evaluator(source: Source) -> None:
-    """What becomes of a reference to an evaluator."""
-    if source.value is None:
-        source.left_out("null, which is the same as leaving it out.")
-    else:
-        source.left_out("evaluators are not imported; see what is said of evaluators.")
-
-
 def _config_model(kind: str) -> type[BaseModel]:
     annotation = PASS_TYPES[kind].model_fields["config"].annotation
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
@@ -148,22 +144,35 @@ def _config_model(kind: str) -> type[BaseModel]:
     return annotation
 
 
-def _in_flow(entries: list[tuple[str, Source]], flows: Source | None) -> list[tuple[str, Source]]:
-    """The passes of the first flow, in its order."""
+def _first_flow(flows: Source | None) -> Source | None:
+    """The first of several orders of passes."""
     if flows is None or not isinstance(flows.value, list) or not flows.value:
         if flows is not None:
             flows.left_out("no flow is given, so all passes run in the order of the file.")
-        return entries
+        return None
     first, *others = flows.items()
     for other in others:
         other.note(NoteKind.DECIDE, "a job has one flow; write a job for each further one.")
-    first.land("spec.passes")
-    wanted = [item.value for item in first.items()]
-    by_name = dict(entries)
+    return first
+
+
+def _in_order(entries: list[tuple[str, Source]], wanted: Source) -> list[tuple[str, Source]]:
+    """The passes that the list `wanted` names, in its order; a name means all passes of a list that it names."""
+    named: dict[object, list[tuple[str, Source]]] = {}
     for name, item in entries:
-        if name not in wanted:
-            item.left_out("not in the flow that is imported.")
-    return [(name, by_name[name]) for name in wanted if isinstance(name, str) and name in by_name]
+        key = item.path[1] if isinstance(item.path[1], str) else name
+        named.setdefault(key, []).append((name, item))
+    result: list[tuple[str, Source]] = []
+    for item in wanted.items():
+        found = named.get(item.value) if isinstance(item.value, str) else None
+        if found is None:
+            item.note(NoteKind.DECIDE, f"{item.value!r} is no item of passes.")
+        else:
+            item.land("spec.passes")
+            result += [each for each in found if each not in result]
+    for _, left in (each for each in entries if each not in result):
+        left.left_out("not in the order of passes that is imported.")
+    return result
 
 
 def _merged(passes: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:

@@ -9,6 +9,9 @@ _OUTPUT = "outputs and cache go to spec.storage, where stages that are done are 
 _LOGGING = "one level holds for all that a pod logs, engine.logSeverityLevel; loss and figures are in the status too."
 _AZURE = "an AzureML setting without a counterpart on Kubernetes; access is by Secrets of the job's namespace."
 _SEARCH = "passes run in the order of spec.passes; nothing is searched."
+_SHARDED = (
+    "sharding: fsdp shares out a model among the GPUs of a system (resources, nodes); QLoRA needs a quarter of them."
+)
 _EXPORT = "FinetuneJob has no such field; the builder's own default holds."
 TRACKERS = "A job reports to tensorboard, mlflow and wandb; loss and figures are in its status besides."
 _MEMORY = "a matter of memory and speed that the trainer settles itself; the result is the same."
@@ -25,12 +28,10 @@ MODEL = {
     "model_class": "the class is read from the model's own config.json.",
     "model_attributes": "read from the model's own config.json.",
     "mlflow_transformer_model_cache_dir": "the pod's scratch space is used.",
-    "adapter_path": "a job starts from a model without an adapter; merge that adapter first.",
     "generative": "text generation is all that jobs do.",
 }
 LOAD_KWARGS = {
     "device_map": "the model is put on the pod's GPU, or on its CPU.",
-    "max_memory": "the model is put on the pod's GPU, or on its CPU; choose a system that is large enough.",
     "quantization_method": "type QLoRA quantizes the base; --qlora turns a LoRA pass into it.",
     "quantization_config": "type QLoRA quantizes the base; --qlora turns a LoRA pass into it.",
     "extra_args": "no further arguments are passed to from_pretrained.",
@@ -67,19 +68,16 @@ TRAINING_ARGS = {
     "save_safetensors": _CHECKPOINTS,
     "metric_for_best_model": "the lowest evaluation loss is the best.",
     "greater_is_better": "the lowest evaluation loss is the best.",
-    "train_sampling_strategy": "groupByLength makes batches of samples of like length; else they are drawn at random.",
     "logging_dir": "event files lie in the stage's output, under tensorboard.",
-    "logging_strategy": "a line of progress is written every loggingSteps steps.",
     "disable_tqdm": _LOGGING,
     "fp16": "the type of the frozen weights is the pass's torchDtype.",
     "bf16": "the type of the frozen weights is the pass's torchDtype.",
-    "tf32": _MEMORY,
-    "deepspeed": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
-    "fsdp": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
-    "ddp_find_unused_parameters": "a stage is one pod.",
-    "local_rank": "a stage is one pod.",
+    "deepspeed": _SHARDED,
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "ddp_find_unused_parameters": "processes exchange the adapter's gradients alone, as one.",
+    "local_rank": "spec.systems says how many pods and GPUs train together; ranks follow from it.",
     "dataloader_num_workers": _MEMORY,
-    "dataloader_pin_memory": _MEMORY,
     "remove_unused_columns": "only the columns of textCols are read.",
     "push_to_hub": "outputs go to spec.storage.",
 }
@@ -115,6 +113,41 @@ _MODEL_BUILDER_SWITCHES = (
     "enable_cuda_graph",
 )
 MODEL_BUILDER |= dict.fromkeys(_MODEL_BUILDER_SWITCHES, _EXPORT)
+BUILD = {
+    "components": "a job takes the whole model; components are Olive's for models of several parts.",
+}
+EVALUATOR = {
+    "type_args": "belongs to Olive's own evaluators.",
+    "user_script": _CODE,
+    "script_dir": _CODE,
+}
+METRIC = {
+    "backend": "answers and losses are compared by the trainer itself.",
+    "sample_log_num": "every answer is kept beside an accuracy's figures.",
+    "sample_log_dir": "every answer is kept beside an accuracy's figures.",
+}
+SUB_TYPE = {
+    "priority": "a job ranks no metrics: every goal must be met.",
+}
+USER_CONFIG = dict.fromkeys(
+    (
+        "script_dir",
+        "user_script",
+        "dataloader_func",
+        "dataloader_func_kwargs",
+        "func_kwargs",
+        "post_processing_func",
+        "post_func",
+        "evaluate_func",
+        "evaluate_func_kwargs",
+        "metric_func",
+        "metric_func_kwargs",
+    ),
+    _CODE,
+) | dict.fromkeys(
+    ("inference_settings", "data_dir", "input_names", "input_shapes", "input_types", "shared_kv_buffer", "io_bind"),
+    "inputs are the prompts of the data config, and the runtime is set up by the trainer.",
+)
 PASS = {
     "disable_search": _SEARCH,
     "clean_run_cache": "change spec.runId to compute everything again.",
@@ -124,7 +157,6 @@ SYSTEM = {
     "aml_environment_config": "the trainer image holds all packages; spec.systems[].image names another.",
     "tags": _AZURE,
     "resources": _AZURE,
-    "instance_count": "a stage is one pod.",
     "is_dev": "belongs to Olive's own installation.",
     "olive_managed_env": "the trainer image holds all packages; spec.systems[].image names another.",
     "requirements_file": "the trainer image holds all packages; --conda takes a conda file and lists its packages.",
@@ -155,7 +187,6 @@ TOP = {
     "azureml_client": _AZURE,
     "data_root": "--data-root says where local paths are now.",
     "auto_optimizer_config": _SEARCH,
-    "workflow_host": "engine.host says where stages run.",
-    "builds": "one job builds one model; write a job for each build.",
+    "workflow_host": "the operator conducts the job; engine.host says where its stages run.",
     "max_concurrent_builds": "one job builds one model; write a job for each build.",
 }

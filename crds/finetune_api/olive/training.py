@@ -40,6 +40,7 @@ def training_args(source: Source | None, target: str, record: Record, *, old: bo
         max_steps.left_out("no bound, as numTrainEpochs alone has it.")
         del fields["max_steps"]
     result = _schedule_settings(fields, target) | _trackers(fields, target) | _optimizer(fields, target)
+    _sampling(fields)
     result |= _extra_args(fields, target)
     result |= copy_fields(fields, TrainingArgs, target, _SPELLINGS)
     leave_rest(fields, reasons.TRAINING_ARGS)
@@ -83,13 +84,21 @@ def _optimizer(fields: Fields, target: str) -> dict[str, Any]:
     return {"optim": value}
 
 
+def _sampling(fields: Fields) -> None:
+    """transformers 5 says group_by_length as one of train_sampling_strategy's words."""
+    source = fields.get("train_sampling_strategy")
+    if source is not None and source.value == "group_by_length" and "group_by_length" not in fields:
+        del fields["train_sampling_strategy"]
+        fields["group_by_length"] = Source(True, source.path, source.record)
+
+
 def _extra_args(fields: Fields, target: str) -> dict[str, Any]:
     """What has no field of its own, and is acted on all the same; values become text."""
     taken: dict[str, str] = {}
     for name in [name for name in fields if name in ExtraArgs.model_fields]:
         source = fields.pop(name)
         text = str(source.value).lower() if isinstance(source.value, bool) else str(source.value)
-        if isinstance(source.value, bool | int | float) and accepts(ExtraArgs, name, source.value):
+        if isinstance(source.value, bool | int | float | str) and accepts(ExtraArgs, name, source.value):
             taken[name] = text
             source.land(f"{target}.extraArgs.{name}")
         else:

@@ -98,11 +98,20 @@ def extra_args(args: TrainingArgs, path: str) -> Iterator[Problem]:
             )
 
 
+def one_order(args: TrainingArgs, path: str) -> Iterator[Problem]:
+    """Samples come in one order."""
+    name = "train_sampling_strategy"
+    if args.group_by_length and (args.extra_args or {}).get(name) == "sequential":
+        message, remedy = "groupByLength puts samples into an order of its own", "Remove one of them."
+        yield problem(f"{path}.extraArgs.{name}", "sequential", message, remedy)
+
+
 ARGS_RULES: tuple[ArgsRule, ...] = (
     settings_of_schedules,
     best_needs_evaluations,
     threshold_needs_patience,
     trackers_that_read,
     extra_args,
+    one_order,
 )
 RULES = (training_args,)

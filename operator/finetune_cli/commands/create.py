@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from finetune_api import API_VERSION, KIND
 from finetune_cli.arguments import add_output, dumped
 from finetune_cli.checks import problems_of
 from finetune_cli.errors import ExitCode, invalid
+from finetune_cli.localise import PLACEHOLDER_ENDPOINT, LocalStorage, localise
 
 DESCRIPTION = """\
 Write a job to start from: LoRA or QLoRA, merge, int4 ONNX. Nothing is applied:
 
   finetune create tones --model microsoft/Phi-3-mini-4k-instruct --data s3://data/train.jsonl \\
     --columns phrase,tone --storage s3://models/team-a --secret s3-keys > job.yaml
+
+With --local the job is one for `finetune run`: --model and --data may be paths, there is no GPU, and no --storage.
+
+  finetune create tones --local --model ./base --data train.jsonl --columns phrase,tone > tones.yaml
+  finetune run tones.yaml
 """
+# Where `run` will put it is not known yet; that it has a place is all that matters for whether the job is valid.
+ANYWHERE = LocalStorage("s3://finetune", PLACEHOLDER_ENDPOINT, "finetune-storage")
 # Text between two columns where no template is given; the last column is what is learned.
 SEPARATOR = "\n"
 
@@ -37,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--template", help="a row's text, with {column} where a column's value stands")
     parser.add_argument("--max-seq-len", type=int, default=1024, metavar="N", help="tokens of a sample (%(default)s)")
-    parser.add_argument("--storage", required=True, metavar="URI", help="where outputs go: s3://bucket/prefix")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--storage", metavar="URI", help="where outputs go: s3://bucket/prefix")
+    where.add_argument("--local", action="store_true", help="a job for `finetune run`, on this machine")
     parser.add_argument("--endpoint", metavar="URL", help="the S3 server; default: AWS")
     parser.add_argument("--secret", metavar="NAME", help="Secret with the storage's keys")
     parser.add_argument("--hub-token", metavar="NAME", help="Secret with the hub's token, under the key token")
@@ -52,7 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the job; 2 where the flags do not make a valid one."""
     job = starter(arguments)
-    found = problems_of(job)
+    runnable = localise(job, Path.cwd(), ANYWHERE, cpu=True).job if arguments.local else job
+    found = problems_of(runnable)
     if found:
         raise invalid("\n".join(["these flags make no valid job:", *(f"  {item}" for item in found)]))
     print(dumped(job, arguments.output or "yaml"), end="")
@@ -68,8 +80,9 @@ def starter(arguments: argparse.Namespace) -> dict[str, Any]:
         "systems": [_system(arguments)],
         "passes": _passes(arguments),
         "engine": {"host": "trainer"},
-        "storage": _storage(arguments),
     }
+    if not arguments.local:
+        spec["storage"] = _storage(arguments)
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
 
 
@@ -97,7 +110,7 @@ def _data(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _system(arguments: argparse.Namespace) -> dict[str, Any]:
-    gpus = {"nvidia.com/gpu": str(arguments.gpus)} if arguments.gpus else {}
+    gpus = {"nvidia.com/gpu": str(arguments.gpus)} if arguments.gpus and not arguments.local else {}
     return {"name": "trainer", "resources": {"limits": gpus}} if gpus else {"name": "trainer"}
 
 

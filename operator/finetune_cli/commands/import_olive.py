@@ -30,12 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URI", help="where outputs go: s3://bucket/prefix")
     parser.add_argument("--qlora", action="store_true", help="turn LoRA passes into QLoRA (double_quant means that)")
     add_output(parser)
+    parser.add_argument("--build", metavar="NAME", help="of a file with builds, the one to import; default: the first")
     parser.add_argument("--conda", metavar="FILE", help="conda file to compare with the trainer image's packages")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write the job; 2 where something in it is not valid, which is said too."""
-    options = Options(arguments.name, arguments.data_root, arguments.storage, arguments.qlora)
+    options = Options(arguments.name, arguments.data_root, arguments.storage, arguments.qlora, build=arguments.build)
     imported = import_file(arguments.config, options)
     said = [*note_lines(imported.notes), *conda_lines(imported, arguments.config, arguments.conda)]
     print(dumped(imported.job(), arguments.output or "yaml"), end="")

@@ -58,7 +58,7 @@ def _follow(cluster: Cluster, arguments: argparse.Namespace) -> int:
         for stage in status.stages:
             if arguments.stage not in (None, stage.name) or stage.state in (StageState.PENDING, StageState.QUEUED):
                 continue
-            for pod in _pods_with_log(cluster, arguments.name, stage.name, status):
+            for pod in _pods_with_log(cluster, arguments.name, stage.name, status, of=stage.job):
                 if pod in seen:
                     continue
                 seen.add(pod)
@@ -90,12 +90,20 @@ def _telling_stage(cluster: Cluster, job: Body) -> str:
     raise invalid(f"{job['metadata']['name']} has no pods: it has not begun, or its Jobs were cleaned up")
 
 
-def _pods_with_log(cluster: Cluster, job: str, stage: str, status: Status) -> list[str]:
-    """Pods of `stage` whose container has started, oldest first. Raises CliError where there is no such stage."""
+def _pods_with_log(cluster: Cluster, job: str, stage: str, status: Status, of: str | None = None) -> list[str]:
+    """Pods of `stage` whose container has started, oldest first; those of one attempt where `of` names its Job.
+
+    Raises CliError where there is no such stage.
+    """
     names = [item.name for item in status.stages]
     if stage not in names:
         raise invalid(f"{job} has no stage {stage}; there: {', '.join(names) or 'none yet'}")
-    return [pod["metadata"]["name"] for pod in cluster.pods(job, stage) if _started(pod)]
+    pods = [pod for pod in cluster.pods(job, stage) if of is None or of in _owners(pod)]
+    return [pod["metadata"]["name"] for pod in pods if _started(pod)]
+
+
+def _owners(pod: Body) -> list[str]:
+    return [owner["name"] for owner in pod["metadata"].get("ownerReferences") or []]
 
 
 def _started(pod: Body) -> bool:
@@ -109,7 +117,8 @@ def _print(lines: Iterator[str], raw: bool) -> None:
 
 
 def readable(line: str) -> str:
-    """A line of progress in words; any other as it is."""
+    """A line of progress in words; any other as it is, and of one that was written over again and again the last."""
+    line = line.rstrip("\r").rpartition("\r")[2]
     if not line.startswith("{"):
         return line
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -11,7 +12,7 @@ import pytest
 from tests.local.operator.conftest import CRDS, FINETUNE_JOBS, LEASE, OWN, Operator, Stand, permissions, wait_for
 
 from finetune_api.policy_crd import policy_crd
-from finetune_local.client import JOBS, SECRETS, ApiClient, ApiError, Resource
+from finetune_local.client import JOBS, PODS, SECRETS, ApiClient, ApiError, Resource
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,15 +50,36 @@ async def test_with_its_declared_rights_and_no_others_it_runs_a_job(stand: Stand
     )
     assert await refused(operator) == set()
 
+    await deleted_in_the_foreground(stand, operator, team)
+    assert await refused(operator) == set()
+
     for line in said(operator):
         if line["logger"] == "finetune_operator.reporting":
-            assert (line["namespace"], line["name"]) == (team, "phi3")
+            assert line["namespace"] == team
+            assert line["name"] in ("phi3", "unwanted")
             assert line["generation"] in (1, 2)
             assert "stage" in line or "ArtifactsPublished" in str(line["message"])
     async with ApiClient(stand.cluster.url, headers={"Authorization": f"Bearer {token(config)}"}) as client:
         for path in (SECRETS.path(team), JOBS.path(team, "x", "status"), LEASES.path(team, LEASE)):
             with pytest.raises(ApiError, match="forbidden"):
                 await client.get(path)
+
+
+async def deleted_in_the_foreground(stand: Stand, operator: Operator, team: str) -> None:
+    """A job that is deleted with `--cascade=foreground` while it runs: it goes last, and nothing is made again."""
+    await stand.apply("unwanted", team)
+    query = {"labelSelector": "finetune.dev/job=unwanted"}
+
+    async def left() -> list[str]:
+        jobs, pods = [await stand.client.get(resource.path(team), **query) for resource in (JOBS, PODS)]
+        owners = await stand.client.get(FINETUNE_JOBS.path(team))
+        return [item["metadata"]["name"] for answer in (jobs, pods, owners) for item in answer["items"]]
+
+    await wait_for(left, lambda names: len(names) > 2, operator.log)
+    await stand.client.delete(FINETUNE_JOBS.path(team, "unwanted"), propagation="Foreground")
+    await wait_for(left, lambda names: names == ["phi3"], operator.log)
+    await asyncio.sleep(1)
+    assert await left() == ["phi3"]
 
 
 def token(config: Path) -> str:

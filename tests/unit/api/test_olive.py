@@ -51,7 +51,24 @@ NEW: dict[str, Any] = {
     "target": "box",
     "output_dir": "out",
 }  # fmt: skip
-ALL = {**SEEDS, "new": NEW}
+# The same with what only some files have.
+FULL: dict[str, Any] = {
+    **NEW,
+    "input_model": {**NEW["input_model"], "adapter_path": "team/adapter"},
+    "evaluators": {
+        "common": {
+            "metrics": [
+                {"name": "tones", "type": "accuracy", "data_config": "train",
+                 "sub_types": [{"name": "exact_match", "goal": {"type": "threshold", "value": 0.9}}]},
+                {"name": "speed", "type": "latency", "sub_types": [{"name": "avg", "priority": 1}, {"name": "p99"}],
+                 "user_config": {"batch_size": 2}},
+            ]
+        }
+    },
+    "evaluator": "common",
+    "builds": {"_default": {"host": "box"}, "small": {"pipeline": ["tune", "build"]}, "whole": {"pipeline": ["tune"]}},
+}  # fmt: skip
+ALL = {**SEEDS, "new": NEW, "full": FULL}
 
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:
@@ -78,9 +95,9 @@ def lost(config: Any, imported: Imported) -> list[str]:
 def at(job: Any, target: str) -> Any:
     """The value at a field's path; KeyError or StopIteration where there is none."""
     here = job
-    for name, index, key in re.findall(r"\[name=([^\]]+)\]|\[(\d+)\]|([^.\[]+(?:\.com/gpu)?)", target):
+    for field, name, index, key in re.findall(r"\[(name|split)=([^\]]*)\]|\[(\d+)\]|([^.\[]+(?:\.com/gpu)?)", target):
         step = int(index) if index else key
-        here = next(item for item in here if item["name"] == name) if name else here[step]
+        here = next(item for item in here if item[field] == name) if field else here[step]
     return here
 
 
@@ -246,6 +263,84 @@ def test_strategies_and_chats() -> None:
     assert data(files, {"chat_template": "{{ messages }}"})[1]["chatTemplate"] == "{{ messages }}"
     assert "chatTemplate" not in data(files, {"chat_template": False})[1]
     assert data(files, {"source_max_len": 64})[1]["strategy"] == "line-by-line", "as Olive did up to 0.6"
+
+
+def test_an_adapter_and_bounds_of_memory() -> None:
+    config = copy.deepcopy(NEW)
+    config["input_model"] |= {"adapter_path": "out/adapter"}
+    config["input_model"]["load_kwargs"] |= {"max_memory": {"0": "20GiB", "1": "20GiB", "cpu": "30GB"}}
+    here = Options(data_root="s3://team-data/in", exists=lambda path: path == "out/adapter")
+    imported = import_config(config, here)
+    assert lost(config, imported) == []
+    model = imported.spec["inputModel"]
+    assert model["adapterPath"] == "s3://team-data/in/out/adapter"
+    assert model["loadKwargs"]["maxMemory"] == {"gpu": "20Gi", "cpu": "30G"}
+    hub = import_config({**config, "input_model": config["input_model"] | {"adapter_path": "team/adapter"}}, OPTIONS)
+    assert hub.spec["inputModel"]["adapterPath"] == "team/adapter"
+    assert rules.check(hub.spec)[1] == []
+    assert "adapterPath" not in import_config(NEW, OPTIONS).spec["inputModel"]
+
+
+@pytest.mark.parametrize("word", ["dora", "DoRA", "lora", "qlora", "mergeadapterweights"])
+def test_types_of_passes_in_any_case(word: str) -> None:
+    """Olive's registry knows its passes whatever their case."""
+    config = copy.deepcopy(NEW)
+    config["passes"]["tune"]["type"] = word
+    del config["passes"]["build"]
+    found = import_config(config, OPTIONS).spec["passes"][0]["type"]
+    assert found.lower() == word.lower()
+
+
+def test_dora_has_loras_parameters_and_no_others() -> None:
+    config = copy.deepcopy(NEW)
+    config["passes"]["tune"] |= {"type": "DoRA", "lora_dropout": 0.2, "target_modules": ["o_proj"],
+                                 "modules_to_save": ["lm_head"], "torch_dtype": "float32"}  # fmt: skip
+    imported = import_config(config, OPTIONS)
+    assert lost(config, imported) == []
+    assert rules.check(imported.spec)[1] == []
+    dora = imported.spec["passes"][0]
+    assert (dora["type"], dora["config"]["r"], dora["config"]["alpha"]) == ("DoRA", 16, 32)
+    assert (dora["config"]["loraDropout"], dora["config"]["torchDtype"]) == (0.2, "float32")
+    assert (dora["config"]["targetModules"], dora["config"]["modulesToSave"]) == (["o_proj"], ["lm_head"])
+    assert "doubleQuant" not in dora["config"]
+    assert "belongs to QLoRA" in notes(imported, NoteKind.CONTRADICTS)["passes.tune.double_quant"]
+    assert import_config(config, Options(qlora=True)).spec["passes"][0]["type"] == "DoRA", "--qlora is about LoRA"
+
+
+BUILDS: dict[str, Any] = {
+    "_default": {"host": "box", "output_dir": "out"},
+    "small": {"pipeline": ["tune", "build"], "target": "box"},
+    "whole": {"pipeline": ["tune"], "host": "other", "components": ["text"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "passes", "host"),
+    [(None, ["tune", "merge", "build", "build-2"], "box"), ("whole", ["tune"], "other")],
+)
+def test_one_build_of_several(build: str | None, passes: list[str], host: str) -> None:
+    config = {**copy.deepcopy(NEW), "builds": BUILDS, "max_concurrent_builds": 2}
+    config["systems"]["other"] = {"type": "LocalSystem"}
+    config["passes"]["build"].append({"type": "ModelBuilder", "precision": "fp32"})
+    imported = import_config(config, Options(build=build))
+    assert lost(config, imported) == []
+    assert [item["name"] for item in imported.spec["passes"]] == passes
+    assert imported.spec["engine"]["host"] == host
+    other = "whole" if build is None else "small"
+    assert f"--build {other}" in notes(imported, NoteKind.DECIDE)[f"builds.{other}"]
+
+
+def test_a_build_that_is_not_there() -> None:
+    with pytest.raises(NotOliveError, match="no build large; there are: small, whole"):
+        import_config({**NEW, "builds": BUILDS}, Options(build="large"))
+
+
+def test_passes_left_out_of_a_flow_are_named() -> None:
+    config = {**copy.deepcopy(NEW), "pass_flows": [["build"], ["tune"]]}
+    imported = import_config(config, OPTIONS)
+    assert lost(config, imported) == []
+    assert [item["name"] for item in imported.spec["passes"]] == ["build"]
+    assert "passes.tune" in notes(imported, NoteKind.LEFT_OUT)
 
 
 def test_what_is_not_named_is_a_placeholder_to_decide() -> None:

@@ -20,6 +20,7 @@ from finetune_api.stage import (
     Pins,
     Prepared,
     Progress,
+    StageDocument,
     StageResult,
 )
 
@@ -133,3 +134,18 @@ def test_exit_codes_are_part_of_the_api() -> None:
         "INFRASTRUCTURE": 74,
         "TERMINATED": 75,
     }
+
+
+def test_a_newer_operators_document_is_read_as_far_as_it_is_known() -> None:
+    document = {
+        "job": {"namespace": "n", "name": "j", "uid": "u", "generation": 1},
+        "stage": "lora",
+        "type": "LoRA",
+        "key": "0" * 64,
+        "attempt": "a",
+        "storage": {"uri": "s3://bucket/p"},
+        "saidByANewerOperator": {"anything": 1},
+    }
+    assert StageDocument.model_validate(document).stage == "lora"
+    with pytest.raises(ValidationError, match="uriOfTheBucket"):
+        StageDocument.model_validate({**document, "storage": {"uri": "s3://bucket/p", "uriOfTheBucket": "x"}})

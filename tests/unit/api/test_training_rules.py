@@ -36,6 +36,7 @@ def found(**args: Any) -> list[tuple[str, str, str]]:
         {"evalStrategy": "steps", "earlyStoppingPatience": 3, "earlyStoppingThreshold": 0.1},
         {"reportTo": ["mlflow"], "reportToSecretRef": {"name": "s"}, "runName": "r"},
         {"extraArgs": {"eval_delay": "2.5", "tf32": "true", "torch_empty_cache_steps": "10"}},
+        {"extraArgs": {"train_sampling_strategy": "sequential", "logging_strategy": "no", "torch_compile": "false"}},
     ],
 )
 def test_what_belongs_together_is_right(args: dict[str, Any]) -> None:
@@ -93,6 +94,21 @@ def test_what_belongs_together_is_right(args: dict[str, Any]) -> None:
             {"extraArgs": {"bf16": "true"}},
             ("extraArgs.bf16", "not applicable: the pass's torchDtype and computeDtype say how numbers are held",
              "Remove it."),
+        ),
+        (
+            {"extraArgs": {"train_sampling_strategy": "sequential"}, "groupByLength": True},
+            ("extraArgs.train_sampling_strategy", "groupByLength puts samples into an order of its own",
+             "Remove one of them."),
+        ),
+        (
+            {"extraArgs": {"train_sampling_strategy": "group_by_length"}},
+            ("extraArgs.train_sampling_strategy", "input should be 'random' or 'sequential'",
+             "Write it as text of its type."),
+        ),
+        (
+            {"extraArgs": {"log_level": "info"}},
+            ("extraArgs.log_level", "not applicable: progress is written as JSON lines; loggingSteps says how often, "
+             "engine.logSeverityLevel what else is", "Remove it."),
         ),
         (
             {"extraArgs": {"eval_delai": "1"}},
@@ -168,14 +184,16 @@ def test_olives_arguments_land_in_their_fields() -> None:
         label_smoothing_factor=0.1,
         run_name="mine",
         logging_first_step=True,
-        extra_args={"eval_delay": 3, "tf32": True},
+        train_sampling_strategy="group_by_length",
+        extra_args={"eval_delay": 3, "tf32": True, "logging_strategy": "epoch"},
     )
     assert args["lrSchedulerKwargs"] == {"power": 2.0, "lrEnd": 1e-6}
     assert (args["optim"], args["reportTo"]) == ("adamw_8bit", ["tensorboard", "wandb"])
     assert (args["saveStrategy"], args["saveSteps"], args["saveTotalLimit"]) == ("epoch", 20, 1)
     assert (args["autoBatchSize"], args["neftuneNoiseAlpha"], args["labelSmoothingFactor"]) == (False, 5, 0.1)
     assert (args["runName"], args["loggingFirstStep"]) == ("mine", True)
-    assert args["extraArgs"] == {"eval_delay": "3", "tf32": "true"}
+    assert args["extraArgs"] == {"eval_delay": "3", "tf32": "true", "logging_strategy": "epoch"}
+    assert args["groupByLength"] is True
 
 
 def test_what_olive_says_and_a_job_cannot_do_is_named() -> None:

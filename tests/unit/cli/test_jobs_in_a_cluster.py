@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,7 @@ from finetune_cli.main import COMMANDS, main
         ('{"kind":"else"}', '{"kind":"else"}'),
         ("{broken", "{broken"),
         ("[0.1s] text", "[0.1s] text"),
+        ("0%|  |\r50%|█ |\r100%|██|\r", "100%|██|"),
     ],
 )
 def test_lines_of_progress_are_put_in_words(line: str, words: str) -> None:
@@ -93,6 +96,21 @@ def test_a_starter_job_is_valid(flags: tuple[str, ...]) -> None:
     assert problems_of(started(*flags)) == []
 
 
+def test_a_starter_job_for_this_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    flags = ["create", "tones", "--local", "--model", "./base", "--columns", "phrase,tone", "-o", "json"]
+    assert main([*flags, "--data", "data/train.jsonl"]) == 0
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert "storage" not in spec
+    assert spec["inputModel"]["modelPath"] == "./base"
+    assert spec["dataConfigs"][0]["loadDatasetConfig"]["dataFiles"] == ["data/train.jsonl"]
+    assert "nvidia.com/gpu" not in str(spec)
+    assert main([*flags, "--data", "data/gone.jsonl"]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
 def test_flags_that_make_no_valid_job_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["create", *FLAGS, "--rank", "0"]) == 2
     assert "spec.passes[0].config.r" in capsys.readouterr().err
@@ -120,9 +138,27 @@ def test_kubectl_asks_for_completions(words: list[str], found: list[str], capsys
     assert capsys.readouterr().out.split() == found
 
 
-def test_a_cluster_that_cannot_be_found_is_said_so(
-    capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text", [None, "a: [", "words", "[1, 2]", "clusters: 3", "{contexts: [{}], current-context: x}"]
+)
+def test_a_kubeconfig_that_is_none_is_said_so(
+    text: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/none"]) == 3
-    assert "there is no usable kubeconfig" in capsys.readouterr().err
+    if text is not None:
+        (tmp_path / "given").write_text(text)
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("finetune status: there is no usable kubeconfig: ")
+    assert said.count("\n") == 1
+
+
+def test_a_cluster_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    body = {"clusters": [cluster], "users": [{"name": "u", "user": {}}], "contexts": [context], "current-context": "x"}
+    (tmp_path / "given").write_text(json.dumps(body))
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given"]) == 3
+    assert "the API server at http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given", "--context", "y"]) == 2
+    assert "has no context y; there: x" in capsys.readouterr().err

@@ -7,67 +7,65 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft4Validator
 
+from finetune_api.policy_crd import policy_crd
 from finetune_cli.checks import problems_of
 from finetune_cli.jobfile import is_finetune_job
-from finetune_cli.main import COMMANDS, parser
+from finetune_cli.main import COMMANDS
 from finetune_cli.yamltext import documents
+from finetune_operator.policy import read_policy
 
-ROOT = Path(__file__).parents[3]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
-IDS = [str(page.relative_to(ROOT)) for page in PAGES]
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+from ...documented import PAGES, ROOT, blocks, name
+from ..operator.world import closed
+
+Value = dict[str, Any]
+
 LINK = re.compile(r"(?<!`)\]\(([^)\s#]+)(?:#[^)]*)?\)")
+POLICY_SPEC = policy_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
 
-def fences(page: Path, *languages: str) -> list[str]:
-    """The contents of the page's blocks of code in these languages."""
-    return [text for _, language, text in FENCE.findall(page.read_text()) if language in languages]
+def objects() -> list[Any]:
+    """Every document of every YAML block, under the block's place."""
+    return [
+        pytest.param(document.value, id=f"{block}-{number}")
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "yaml"
+        for number, document in enumerate(documents(block.text))
+    ]
 
 
-def jobs() -> list[tuple[str, dict[str, object]]]:
-    found = []
-    for name, page in zip(IDS, PAGES, strict=True):
-        for text in fences(page, "yaml"):
-            if "kind: FinetuneJob" in text:
-                values = [document.value for document in documents(text)]
-                found += [(name, value) for value in values if is_finetune_job(value)]
-    return found
+def is_policy(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("kind") == "FinetunePolicy"
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The words of every `finetune …` line of the page's shell blocks, continued lines joined."""
-    lines = "\n".join(fences(page, "", "sh", "bash", "console")).replace("\\\n", " ").splitlines()
-    found = [re.match(r"\s*(?:\S*/)?(?:kubectl )?finetune ([a-z]+)\b(.*)", line) for line in lines]
-    return [[match[1], *match[2].split()] for match in found if match and match[1] in COMMANDS]
+@pytest.mark.parametrize("value", objects())
+def test_what_yaml_blocks_hold_is_valid(value: Any) -> None:
+    if not isinstance(value, dict) or "kind" not in value:
+        # A part of an object, or another program's configuration: it is YAML, which is all that can be said here.
+        return
+    assert value["apiVersion"]
+    if is_policy(value):
+        errors = [error.message for error in Draft4Validator(closed(POLICY_SPEC)).iter_errors(value["spec"])]
+        assert (errors, read_policy(value).problem) == ([], "")
+    elif is_finetune_job(value):
+        assert [str(problem) for problem in problems_of(value)] == []
 
 
-def test_there_are_jobs_to_look_at() -> None:
-    assert len(jobs()) >= 5
+def test_there_are_jobs_and_policies_among_them() -> None:
+    values = [parameter.values[0] for parameter in objects()]
+    assert sum(map(is_policy, values)) >= 2
+    assert sum(isinstance(value, dict) and "kind" in value and is_finetune_job(value) for value in values) >= 10
 
 
-@pytest.mark.parametrize(("page", "job"), jobs())
-def test_jobs_are_valid(page: str, job: dict[str, object]) -> None:
-    assert [str(problem) for problem in problems_of(job)] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if not link.startswith(("http://", "https://", "mailto:"))]
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_options_of_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, *words in commands(page):
-        with pytest.raises(SystemExit):
-            parser([command]).parse_args([command, "--help"])
-        known = capsys.readouterr().out
-        for word in words:
-            if word.startswith("--"):
-                assert re.search(rf"{re.escape(word.partition('=')[0])}\b", known), f"finetune {command} {word}"
 
 
 def test_every_command_is_described() -> None:

@@ -1,4 +1,4 @@
-"""What the operator creates while it runs a job that uses all there is: GPU, claims, tokens, a queue, an overlay."""
+"""What the operator creates while it runs jobs that use all there is: GPUs, nodes, claims, tokens, queue, overlay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OVERLAY = {
 
 
 def stage_objects() -> list[Body]:
-    """Jobs of all stages of two such jobs, and their plans."""
+    """Jobs of all stages of three such jobs, their plans, and the Service of the one that trains in several pods."""
     return copy.deepcopy(_stage_objects())
 
 
@@ -52,7 +52,9 @@ def _stage_objects() -> list[Body]:
             "tokenSecretRef": {"name": "hub", "key": "write"},
         }
     ]
-    return [body for spec in (with_gpu, with_claim) for body in _run(spec)]
+    together = job_spec(systems=[{**system, "nodes": 2, "processesPerNode": 1}], queueName="gpus")
+    together["engine"]["host"] = "gpu"
+    return [body for spec in (with_gpu, with_claim, together) for body in _run(spec)]
 
 
 def _run(spec: Body) -> list[Body]:
@@ -65,4 +67,4 @@ def _run(spec: Body) -> list[Body]:
     jobs = [{name: value for name, value in job.items() if name != "status"} for job in world.jobs.values()]
     for job in jobs:
         del job["metadata"]["creationTimestamp"]
-    return [*jobs, *world.config_maps.values()]
+    return [*jobs, *world.config_maps.values(), *world.services.values()]

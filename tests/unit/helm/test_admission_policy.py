@@ -14,7 +14,7 @@ from .pods import stage_objects
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 POLICIES = {item["metadata"]["name"]: item for item in of_kind(render(), "ValidatingAdmissionPolicy")}
-PLURALS = {"Job": "jobs", "ConfigMap": "configmaps"}
+PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services"}
 ENVIRONMENT = celpy.Environment()
 
 
@@ -74,6 +74,13 @@ def test_what_the_operator_creates_is_admitted(body: Body) -> None:
     assert refusals(body) == []
 
 
+def test_what_others_fill_in_is_admitted() -> None:
+    """An API server or a mutating webhook may write out what holds anyway."""
+    job = a_job()
+    context_of(job).update(procMount="Default", seccompProfile={"type": "RuntimeDefault"}, privileged=False)
+    assert refusals(job) == []
+
+
 def test_the_operator_may_delete_its_jobs() -> None:
     assert refusals(a_job(), operation="DELETE") == []
 
@@ -126,6 +133,22 @@ def test_only_immutable_config_maps() -> None:
     assert refusals(plan) == ["The finetune-operator may create only immutable ConfigMaps."]
 
 
+@pytest.mark.parametrize("address", [None, "10.0.0.1"])
+def test_only_headless_services(address: str | None) -> None:
+    service = copy.deepcopy(next(body for body in OBJECTS if body["kind"] == "Service"))
+    service["spec"]["clusterIP"] = address
+    if address is None:
+        del service["spec"]["clusterIP"]
+    assert refusals(service) == ["The finetune-operator may create only headless Services."]
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
+def test_plans_and_services_are_a_finetunejobs_too(kind: str) -> None:
+    body = copy.deepcopy(next(body for body in OBJECTS if body["kind"] == kind))
+    no_owner(body)
+    assert refusals(body) == ["The finetune-operator may create and delete only what a FinetuneJob owns."]
+
+
 def pod_of(job: Body) -> Body:
     return job["spec"]["template"]["spec"]
 
@@ -168,6 +191,7 @@ LOOSENED: dict[str, tuple[str, Callable[[Body], Any]]] = {
     "privileged": ("loosen", lambda job: context_of(job).update(privileged=True)),
     "container as root": ("loosen", lambda job: context_of(job).update(runAsUser=0)),
     "container unconfined": ("loosen", lambda job: context_of(job).update(seccompProfile={"type": "Unconfined"})),
+    "all of /proc": ("loosen", lambda job: context_of(job).update(procMount="Unmasked")),
     "escalation": ("capabilities", lambda job: context_of(job).pop("allowPrivilegeEscalation")),
     "a capability": (
         "capabilities",

@@ -10,14 +10,14 @@ from typing import Any
 
 import helm_python
 import pytest
-from kubernetes import client, config
+from kubernetes import client, config, dynamic
 
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_local.apiserver import ApiServer
 from finetune_operator.permissions import PERMISSIONS, Permission, Where
 
 from ..api.specs import job_spec
-from .chart import CHART, NAME, NAMESPACE, RELEASE, Body
+from .chart import CHART, EVERYTHING, NAME, NAMESPACE, RELEASE, Body, render
 
 TENANT, STRANGER = "team-a", "team-b"
 VALUES: Body = {"namespaces": [TENANT]}
@@ -98,6 +98,36 @@ async def test_an_upgrade_loses_nothing_and_uninstalling_keeps_the_jobs(cluster:
         assert jobs() == before
 
     await asyncio.to_thread(steps)
+
+
+async def test_a_second_sync_changes_nothing(tmp_path: Path) -> None:
+    """What Argo CD would call drift: a server-side apply of the same objects that makes other ones of them."""
+
+    def sync(api: client.ApiClient) -> dict[tuple[str, str], str]:
+        kinds = dynamic.DynamicClient(api)
+        versions = {}
+        for body in sorted(render(EVERYTHING), key=lambda item: item["kind"] != "CustomResourceDefinition"):
+            if body["apiVersion"].startswith("monitoring.coreos.com"):
+                continue
+            name, namespace = body["metadata"]["name"], body["metadata"].get("namespace")
+            resource = kinds.resources.get(api_version=body["apiVersion"], kind=body["kind"])
+            applied = resource.server_side_apply(
+                body, name=name, namespace=namespace, field_manager="argocd-controller", force_conflicts=True
+            )
+            versions[body["kind"], name] = applied.metadata.resourceVersion
+        return versions
+
+    def twice(kubeconfig: Body) -> None:
+        api = config.new_client_from_config_dict(kubeconfig)
+        for name in (NAMESPACE, *EVERYTHING["namespaces"]):
+            client.CoreV1Api(api).create_namespace({"metadata": {"name": name}})
+        first = sync(api)
+        assert len(first) >= 20
+        assert sync(api) == first
+
+    (tmp_path / "logs").mkdir()
+    async with ApiServer(logs_dir=tmp_path / "logs") as server:
+        await asyncio.to_thread(twice, server.kubeconfig())
 
 
 async def test_the_account_may_do_what_is_declared_and_only_there(cluster: Cluster) -> None:

@@ -106,7 +106,7 @@ class Recorder:
         async def read() -> bytes:
             return b"{}"
 
-        return SimpleNamespace(status=200, read=read)
+        return SimpleNamespace(status=200, headers={}, read=read)
 
 
 def grant_of(method: str, url: str) -> Grant:

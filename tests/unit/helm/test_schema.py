@@ -46,7 +46,7 @@ def test_the_chart_renders_what_kubernetes_knows(values: Body) -> None:
 
 def test_the_operator_creates_what_kubernetes_knows() -> None:
     objects = stage_objects()
-    assert {body["kind"] for body in objects} == {"Job", "ConfigMap"}
+    assert {body["kind"] for body in objects} == {"Job", "ConfigMap", "Service"}
     assert [problem for body in objects for problem in check(body)] == []
 
 

@@ -312,6 +312,18 @@ async def test_what_it_did_itself_is_no_news() -> None:
     assert await heard(scene, job) == (1, False)
 
 
+async def test_an_end_is_news_whatever_version_it_bears() -> None:
+    scene = Scene()
+    await scene.look()
+    await scene.controller.on_finetune_job(**{**event_of(scene.world.body()), "type": "DELETED"})
+    scene.controller.watched._finetune_jobs = {}
+    assert await scene.controller.work(KEY) is None
+    assert scene.controller.queue.depth == 1
+    assert not scene.controller.watched._created
+    assert (KEY[0], "") in scene.controller.queue._timers, "its place is free"
+    scene.controller.queue._cancel_timer((KEY[0], ""))
+
+
 async def test_a_suspended_job_is_looked_at_for_its_queue() -> None:
     scene = Scene()
     scene.world.spec["queueName"] = "team"

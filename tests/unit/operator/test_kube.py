@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import yaml
-from aiohttp import web
+from aiohttp import ServerDisconnectedError, web
 from aiohttp.test_utils import TestServer
 
 from finetune_operator import kube as module
-from finetune_operator.kube import TRIES, ApiError, Kube
+from finetune_operator.kube import TRIES, ApiError, Kube, may_pass
 
 JOB = {"kind": "Job", "metadata": {"name": "a", "namespace": "team"}}
 
@@ -90,4 +90,9 @@ async def test_it_is_not_asked_for_ever(scene: Any) -> None:
 
 @pytest.mark.parametrize(("status", "passing"), [(403, False), (409, False), (422, False), (429, True), (503, True)])
 def test_what_may_pass_is_told_from_what_will_not(status: int, *, passing: bool) -> None:
-    assert ApiError(status, "", "").passing is passing
+    assert may_pass(ApiError(status, "", "")) is passing
+
+
+def test_a_connection_that_fails_may_pass() -> None:
+    assert all(map(may_pass, [ConnectionResetError(), TimeoutError(), ServerDisconnectedError()]))
+    assert not may_pass(KeyError("odd"))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from finetune_operator.kube import may_pass
 from finetune_operator.workqueue import WorkQueue
 
 Work = Callable[[str], Awaitable[float | None]]
@@ -152,6 +153,24 @@ async def test_a_key_that_fails_does_not_hurt_others(caplog: pytest.LogCaptureFi
         queue.add("good")
         await until(lambda: done == ["good"])
     assert "Work on bad failed" in caplog.text
+
+
+async def test_a_server_that_is_away_is_a_line_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    errors: list[Exception] = [ConnectionRefusedError("port 6443"), KeyError("odd")]
+
+    async def work(_: str) -> None:
+        if errors:
+            raise errors.pop(0)
+
+    queue = WorkQueue(work, backoff=0.01, may_pass=may_pass)
+    queue.start()
+    queue.add("a")
+    await until(lambda: not errors and len(caplog.records) == 2)
+    await queue.stop()
+    away, odd = caplog.records
+    assert (away.levelname, away.exc_info) == ("WARNING", None)
+    assert away.message == "Work on a: ConnectionRefusedError: port 6443; again in 0.0 s."
+    assert odd.exc_info
 
 
 async def test_a_failing_key_that_was_added_meanwhile_backs_off_too() -> None:

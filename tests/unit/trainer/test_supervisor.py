@@ -98,6 +98,13 @@ def test_a_result_from_before_is_not_taken_for_this_runs(start, tmp_path):
     assert ending(start("pass"), tmp_path)[0] == ExitCode.INTERNAL
 
 
+def test_a_document_of_another_version_is_not_retried(start, tmp_path):
+    document = json.dumps({"key": "0" * 64, "type": "LoRA", "version": 2})
+    code, result = ending(start("raise SystemExit(1)", FINETUNE_STAGE=document), tmp_path)
+    assert (code, result.reason, result.key) == (ExitCode.BAD_INPUT, Reason.INTERNAL, "0" * 64)
+    assert "use the image of its own version" in result.message
+
+
 def test_half_a_result_is_none(start, tmp_path):
     assert ending(start(f"{WRITE}result.write_text('{{\"key\": ')"), tmp_path)[0] == ExitCode.INTERNAL
 

@@ -311,10 +311,10 @@ def test_memory_decides_passes_first_and_then_activations(
 
 def test_a_step_that_hangs_ends_the_watch() -> None:
     ended = threading.Event()
-    watch = StallWatch(1.5, lambda seconds: ended.set())
+    watch = StallWatch(0.8, lambda seconds: ended.set())
     with watch.watching():
-        for _ in range(8):
-            time.sleep(0.25)
+        for _ in range(10):
+            time.sleep(0.1)
             watch.beat()
         assert not ended.is_set()
         assert ended.wait(10)

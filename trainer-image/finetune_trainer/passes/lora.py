@@ -6,7 +6,9 @@ arXiv:2402.09353.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import peft
@@ -14,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune_api.data import PreProcessDataConfig
+from finetune_api.extra_args import ExtraArgs
 from finetune_api.lora import DoraConfig, LoraConfig, QLoraConfig
 from finetune_api.model import LoadKwargs
 from finetune_api.stage import StageDocument
@@ -43,12 +46,10 @@ TRAINING_LOG = "training_log.jsonl"
 
 def run(context: StageContext) -> PassOutput:
     """Trains the adapter that the document's config describes, and writes it to `context.output`."""
-    config = parse_config(context.document)
-    start = context.inputs.get("adapter")
-    if start:
-        config = continued(config, start)
+    config = _config(context)
     path = f"spec.passes[name={context.document.stage}].config"
     args, report, device = config.training_args, context.report, best_device()
+    set_arithmetic(args.extra())
     require_optimizer(args, device, f"{path}.trainingArgs")
     require_trackers(args, f"{path}.trainingArgs")
     base, source = context.input_model()
@@ -68,11 +69,10 @@ def run(context: StageContext) -> PassOutput:
     if isinstance(config, QLoraConfig):
         quantization.described(model, config, precision.weights).write(context.output)
     parts = adapters.trained_parts(model, config, path)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.extra().tf32
     torch.manual_seed(args.seed)
     adapted = adapters.attach(model, config, parts)
-    if start:
-        adapters.go_on_from(adapted, start, str(source.adapter_path))
+    if "adapter" in context.inputs:
+        adapters.go_on_from(adapted, context.inputs["adapter"], str(source.adapter_path))
     if sharded:
         sharded_model.shard_rest(adapted, device, context.world)
         report.log(f"the base model is shared out among {context.world.size} processes")
@@ -82,14 +82,15 @@ def run(context: StageContext) -> PassOutput:
     report.keep(context.output / TRAINING_LOG)
     if args.neftune_noise_alpha:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
-    setup = Setup(adapted, device, precision.autocast, collator(samples.process, tokenizer, device), context.world)
-    micro_batch = accelerate(setup, samples, args, report)
+    collate = collator(samples.process, tokenizer, device, pin_memory=args.extra().dataloader_pin_memory)
+    setup = Setup(adapted, device, precision.autocast, collate, context.world)
+    setup, passes = accelerate(setup, samples, args, report)
     optimizer = make_optimizer(args, adapted)
     # One rank reports for all.
     wanted = args if context.world.is_main else args.model_copy(update={"report_to": None})
     trackers = open_trackers(wanted, context.document, context.output, context.scratch, report)
     around = loop.Surroundings(report, trackers, saver(context, args), context.termination)
-    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, micro_batch).run()
+    outcome = loop.Training(setup, optimizer, samples.train, samples.held_out, args, around, passes).run()
 
     report.progress(activity="saving adapter")
     pins = context.document.pins
@@ -107,28 +108,55 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
     return Saver(context.checkpoints, args, context.scratch, context.report, sends=context.world.is_main)
 
 
-def accelerate(setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter) -> int:
-    """Has the model compute as fast as it can on its device, each choice logged; returns samples per forward pass."""
-    lengths = [max(setup.collate.length or 0, length) for length in lengths_of(samples.train)]
-    steps = Plan(lengths, args, setup.world.rank, setup.world.size).total
-    tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * sum(lengths) // len(lengths)
-    chosen = kernels.choose(kernels.Work.of(setup.model, setup.device, lengths, tokens))
+def accelerate(
+    setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter
+) -> tuple[Setup, micro_batches.Passes]:
+    """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes."""
+    lengths = lengths_of(samples.train)
+    padded = [max(setup.collate.length or 0, length) for length in lengths]
+    shape = kernels.Samples(padded, parts=samples.process.strategy == "pack")
+    steps = Plan(shape.lengths, args, setup.world.rank, setup.world.size).total
+    mean = sum(shape.lengths) // len(shape.lengths)
+    tokens = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * mean
+    work = kernels.Work.of(setup.model, setup.device, shape, tokens, setup.autocast)
+    if args.neftune_noise_alpha:
+        work = replace(work, varlen=False)  # the noise of a sample depends on the width of its row
+    chosen = kernels.choose(work, compiling=args.extra().torch_compile)
     for reason in chosen.reasons:
         report.log(reason)
     if setup.device.type == "cuda" and setup.autocast is not None:
         kernels.keep_input_type(setup.model)
+    if chosen.varlen:
+        longest = max(chain(lengths, lengths_of(samples.held_out)))
+        setup = replace(setup, collate=replace(setup.collate, side_by_side=longest))
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    fitted = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
-    micro_batch = setup.world.least(fitted)
+    passes = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
-    return micro_batch
+    return setup, passes.on_all(setup.world)
+
+
+def set_arithmetic(extra: ExtraArgs) -> None:
+    """How torch computes in this process: with TF32 or not, and in a fixed order or in whichever is fastest.
+
+    Must come before anything is computed on a GPU: cuBLAS reads its variable once.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = extra.tf32
+    if extra.full_determinism:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(extra.full_determinism)
 
 
 def recompute(model: torch.nn.Module) -> None:
     """Has `model`, with or without adapters, compute activations again in the backward pass."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _config(context: StageContext) -> LoraConfig:
+    """The pass's config, with the modules of the input model's adapter where there is one to go on from."""
+    config = parse_config(context.document)
+    return continued(config, context.inputs["adapter"]) if "adapter" in context.inputs else config
 
 
 def parse_config(document: StageDocument) -> LoraConfig:
@@ -186,7 +214,9 @@ def load_sharded_base(
     return model
 
 
-def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device) -> Collator:
+def collator(
+    process: PreProcessDataConfig, tokenizer: TextTokenizer, device: torch.device, *, pin_memory: bool = True
+) -> Collator:
     """How samples become batches. Padding is told by position, so any id does where the tokenizer has none.
 
     Packed samples are full but for a few tokens; on a GPU, padded to one length, they can be compiled and joined.
@@ -198,7 +228,7 @@ def collator(process: PreProcessDataConfig, tokenizer: TextTokenizer, device: to
         side=process.padding_side,
         attention_mask=process.use_attention_mask,
         packed=packed,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin_memory and device.type == "cuda",
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from finetune_trainer.provenance import library_versions
+from finetune_trainer.training.micro_batches import Passes
 from finetune_trainer.training.setup import Setup
 
 
-def environment(setup: Setup, micro_batch: int) -> dict[str, str]:
+def environment(setup: Setup, passes: Passes) -> dict[str, str]:
     """What beside its state a training's numbers follow from, by name; libraries as `version of …`."""
     if setup.device.type == "cuda":
         device = torch.cuda.get_device_name(setup.device)
@@ -18,7 +19,7 @@ def environment(setup: Setup, micro_batch: int) -> dict[str, str]:
         device = f"CPU, {torch.backends.cpu.get_cpu_capability()}"
     here = {
         "ranks": setup.world.size,
-        "samples per forward pass": micro_batch,
+        "a forward pass": passes,
         "threads": torch.get_num_threads(),
         "device": device,
     }

@@ -23,7 +23,7 @@ from finetune_trainer.training.batches import Batch
 from finetune_trainer.training.best import Best, learned, put_back
 from finetune_trainer.training.evaluation import evaluate
 from finetune_trainer.training.meter import Meter
-from finetune_trainer.training.micro_batches import regrouped
+from finetune_trainer.training.micro_batches import Passes
 from finetune_trainer.training.plan import Plan, Step
 from finetune_trainer.training.saving import Saver, copied
 from finetune_trainer.training.schedules import learning_rate
@@ -61,7 +61,7 @@ class Surroundings:
 class Training:
     """One training, from where its checkpoint left it, if there is one, to its end.
 
-    `micro_batch` is how many samples a forward pass takes; the step's samples are those of `args` whatever it is.
+    `passes` is how much a forward pass takes; the step's samples are those of `args` whatever it is.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Training:
         held_out: Sequence[Tokens],
         args: TrainingArgs,
         around: Surroundings,
-        micro_batch: int | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self._setup = setup
         self._optimizer = optimizer
@@ -80,7 +80,7 @@ class Training:
         self._held_out = held_out
         self._args = args
         self._around = around
-        self._micro_batch = micro_batch or args.per_device_train_batch_size
+        self._passes = passes or Passes(args.per_device_train_batch_size)
         self._plan = Plan(lengths_of(samples), args, setup.world.rank, setup.world.size)
         self._meter = Meter(self._plan.total, setup.device, around.report, around.trackers)
         self._best = Best(args)
@@ -159,7 +159,8 @@ class Training:
         Every learned token of the step weighs the same, in whichever of the batches it is.
         """
         while True:
-            parts = regrouped(step.micro_batches, self._args.per_device_train_batch_size, self._micro_batch)
+            planned = self._args.per_device_train_batch_size
+            parts = self._passes.cut(step.micro_batches, planned, self._plan.lengths, self._setup.world)
             batches = [self._setup.collate([self._samples[index] for index in part]) for part in parts]
             try:
                 return self._backward(batches, step.number)
@@ -180,13 +181,13 @@ class Training:
         return self._setup.world.sum(total)
 
     def _may_halve(self) -> bool:
-        return self._args.auto_batch_size and self._micro_batch > 1 and self._setup.world.size == 1
+        return self._args.auto_batch_size and self._passes.may_halve and self._setup.world.size == 1
 
     def _halve(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        self._micro_batch = (self._micro_batch + 1) // 2
-        self._around.report.log(f"out of memory: {self._micro_batch} samples per forward pass from here on")
+        self._passes = self._passes.halved()
+        self._around.report.log(f"out of memory: {self._passes} per forward pass from here on")
 
     def _update(self, rate: float) -> torch.Tensor:
         """The optimizer's part of a step; returns the gradients' norm before clipping, on the device."""
@@ -202,7 +203,14 @@ class Training:
 
     def _logs(self, step: Step) -> bool:
         first = self._args.logging_first_step and step.number == 1
-        return first or step.number == self._plan.total or not step.number % self._args.logging_steps
+        match self._extra.logging_strategy:
+            case "steps":
+                due = not step.number % self._args.logging_steps
+            case "epoch":
+                due = step.ends_epoch
+            case _:
+                due = False
+        return first or due or step.number == self._plan.total
 
     def _evaluate_if_due(self, step: Step) -> None:
         """Measures the held-out samples, unless that was done; asked to end meanwhile, it leaves that to the next."""
@@ -239,7 +247,7 @@ class Training:
         return Outcome(meter.loss, self._eval_loss, self._step, meter.tokens, meter.tokens_per_second())
 
     def _environment(self) -> dict[str, str]:
-        return exactness.environment(self._setup, self._micro_batch)
+        return exactness.environment(self._setup, self._passes)
 
     def _state(self) -> dict[str, Any]:
         """All that the rest of the training follows from, copied to the CPU."""

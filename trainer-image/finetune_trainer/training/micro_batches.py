@@ -1,4 +1,4 @@
-"""How many samples a forward pass takes: as many as the GPU has use and memory for, the optimizer step's the same.
+"""How much a forward pass takes: as many samples as the GPU has use and memory for, the optimizer step's the same.
 
 Every learned token of a step weighs the same, so a step's samples may be cut into forward passes in any way: the
 gradient is the same sum. A GPU that is given 2,048 tokens at a time idles half of the time.
@@ -7,7 +7,7 @@ gradient is the same sum. A GPU that is given 2,048 tokens at a time idles half 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import chain
 
@@ -19,6 +19,7 @@ from finetune_trainer.memory import free_gpu_memory
 from finetune_trainer.report import Reporter
 from finetune_trainer.training.meter import peak_memory
 from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.world import World
 
 Parts = Sequence[Sequence[int]]
 # More tokens in a forward pass were measured to gain less than half a point of the GPU's limit.
@@ -26,6 +27,42 @@ ENOUGH_TOKENS = 16_384
 # What one pass took is extrapolated; the rest is room for the allocator's fragments.
 _SHARE_OF_FREE_MEMORY = 0.8
 _ADAM_BYTES_PER_PARAMETER = 8
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How much a forward pass takes: so many samples, or where `tokens` is given as many as have so many tokens."""
+
+    samples: int
+    tokens: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.samples} samples" if self.tokens is None else f"{self.tokens} tokens"
+
+    def cut(self, parts: Parts, planned: int, lengths: Sequence[int], world: World) -> Parts:
+        """A step's `parts`, planned as passes of `planned` samples, as the passes that are done.
+
+        `lengths` are those of all samples. All ranks do as many passes: where the model is sharded they must.
+        """
+        if self.tokens is None:
+            return regrouped(parts, planned, self.samples)
+        together = by_tokens(tuple(chain(*parts)), lengths, self.tokens)
+        return split_up(together, -world.least(-len(together)))
+
+    @property
+    def may_halve(self) -> bool:
+        """Whether there is less than this to take."""
+        return (self.samples if self.tokens is None else self.tokens) > 1
+
+    def halved(self) -> Passes:
+        """Half as much."""
+        if self.tokens is None:
+            return replace(self, samples=(self.samples + 1) // 2)
+        return replace(self, tokens=(self.tokens + 1) // 2)
+
+    def on_all(self, world: World) -> Passes:
+        """The least that any rank of `world` takes; by samples where one of them counts those."""
+        return Passes(world.least(self.samples), world.least(self.tokens or 0) or None)
 
 
 @dataclass(frozen=True)
@@ -37,6 +74,19 @@ class Fit:
     recomputing: bool
 
 
+@dataclass(frozen=True)
+class Fill:
+    """What a pass was measured to need: `taken` of `free` bytes for its `tokens`."""
+
+    tokens: int
+    taken: int
+    free: int
+
+    def room(self) -> int:
+        """The tokens that a pass may have, memory growing with them; none where nothing is free."""
+        return max(0, int(self.free * _SHARE_OF_FREE_MEMORY)) * self.tokens // max(1, self.taken)
+
+
 def regrouped(parts: Parts, planned: int, size: int) -> Parts:
     """A step's `parts`, planned as passes of `planned` samples, as passes of about `size`, in the same order."""
     if size < planned:
@@ -45,15 +95,42 @@ def regrouped(parts: Parts, planned: int, size: int) -> Parts:
     return [tuple(chain(*parts[start : start + together])) for start in range(0, len(parts), together)]
 
 
+def by_tokens(indexes: Sequence[int], lengths: Sequence[int], tokens: int) -> list[tuple[int, ...]]:
+    """`indexes` of samples in runs of at most `tokens` tokens, in the same order; a longer sample is a run alone.
+
+    The index after the last of `lengths` is the filler, as long as the first sample.
+    """
+    runs: list[list[int]] = []
+    room = 0
+    for index in indexes:
+        length = lengths[index if index < len(lengths) else 0]
+        if not runs or length > room:
+            runs.append([])
+            room = tokens
+        runs[-1].append(index)
+        room -= length
+    return [tuple(run) for run in runs]
+
+
+def split_up(runs: Sequence[tuple[int, ...]], number: int) -> Parts:
+    """`runs` as `number` runs, by cutting the largest in halves; as they are where there are as many."""
+    found = list(runs)
+    while len(found) < number:
+        place = max(range(len(found)), key=lambda index: len(found[index]))
+        run = found[place]
+        found[place : place + 1] = [run[: len(run) // 2], run[len(run) // 2 :]]
+    return found
+
+
 def fitted(
     setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, recompute: Callable[[], None], report: Reporter
-) -> int:
-    """Samples per forward pass; `args.per_device_train_batch_size` on a CPU.
+) -> Passes:
+    """What a forward pass takes; `args.per_device_train_batch_size` samples on a CPU.
 
     Does one forward and backward pass over the longest samples, and logs its peak: memory that is too small shows
     before anything is learned. On a GPU where it does not fit, passes get smaller (autoBatchSize) and then
     activations are computed again (`recompute`, unless gradientCheckpointing decides it); where it fits, a step's
-    equal samples are joined. Raises torch's OutOfMemoryError where neither helps.
+    equal samples are joined, and any that lie side by side. Raises torch's OutOfMemoryError where neither helps.
     """
     planned = args.per_device_train_batch_size
     lengths = lengths_of(samples)
@@ -64,11 +141,10 @@ def fitted(
         report.log(
             f"a forward and backward pass over the longest {len(longest)} samples: at most {peak:.0f} MiB so far"
         )
-        return planned
+        return Passes(planned)
     free = free_memory(setup)
     fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
-    padded = setup.collate.length or 0
-    tokens = sum(max(padded, len(sample.ids)) for sample in longest[: fit.size])
+    tokens = setup.collate.tokens(longest[: fit.size])
     report.log(
         f"a forward and backward pass over the longest {fit.size} samples, {tokens} tokens, takes "
         f"{fit.taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
@@ -77,13 +153,25 @@ def fitted(
         report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
     if fit.recomputing:
         report.log("activations: computed again in the backward pass, since memory asks for it")
-    uniform = len({max(padded, length) for length in lengths}) == 1
-    passes = args.gradient_accumulation_steps
-    if not args.auto_batch_size or not uniform or args.group_by_length or passes == 1 or fit.size < planned:
-        return fit.size
-    together = passes_together(passes, tokens, fit.taken, free)
+    by_samples = setup.collate.side_by_side is None
+    if not args.auto_batch_size or (by_samples and fit.size < planned):
+        return Passes(fit.size)
+    return joined(setup, lengths, args, Fill(tokens, fit.taken, free), report)
+
+
+def joined(setup: Setup, lengths: Sequence[int], args: TrainingArgs, fill: Fill, report: Reporter) -> Passes:
+    """Passes of more than the planned samples, where memory allows and the GPU has use for them."""
+    planned, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    if setup.collate.side_by_side is not None:
+        tokens = max(fill.tokens, min(ENOUGH_TOKENS, fill.room()))
+        report.log(f"passes: samples lie side by side, up to {tokens} tokens of a step in each pass")
+        return Passes(planned, tokens)
+    uniform = len({max(setup.collate.length or 0, length) for length in lengths}) == 1
+    if not uniform or args.group_by_length or passes == 1:
+        return Passes(planned)
+    together = passes_together(passes, fill)
     report.log(f"passes: {together} of a step's {passes} are taken together")
-    return planned * together
+    return Passes(planned * together)
 
 
 def settle(args: TrainingArgs, measure: Callable[[int], int], recompute: Callable[[], None]) -> Fit:
@@ -103,9 +191,9 @@ def settle(args: TrainingArgs, measure: Callable[[int], int], recompute: Callabl
             recomputing = True
 
 
-def passes_together(passes: int, tokens: int, taken: int, free: int) -> int:
-    """The largest divisor of `passes` that so many passes of `tokens` tokens and `taken` bytes may be joined by."""
-    bound = min(ENOUGH_TOKENS // tokens, int(free * _SHARE_OF_FREE_MEMORY) // max(1, taken))
+def passes_together(passes: int, fill: Fill) -> int:
+    """The largest divisor of `passes` that so many passes, each filled as `fill` says, may be joined by."""
+    bound = min(ENOUGH_TOKENS, fill.room()) // fill.tokens
     return max(divisor for divisor in range(1, passes + 1) if passes % divisor == 0 and divisor <= max(1, bound))
 
 

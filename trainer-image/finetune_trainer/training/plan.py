@@ -86,7 +86,8 @@ class Plan:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         rng = random.Random(f"{seed}/{epoch}")  # noqa: S311  (an order of samples, no secret)
         order = list(range(len(self.lengths)))
-        rng.shuffle(order)
+        if self.args.extra().train_sampling_strategy == "random":
+            rng.shuffle(order)
         size = self.args.per_device_train_batch_size
         if self._drops_last:
             order = order[: len(order) // size * size]

@@ -16,6 +16,7 @@ import pytest
 
 from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
+from finetune_trainer import model_builder
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model_builder import extra_options, search_options
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
@@ -97,6 +98,16 @@ def test_options_are_those_of_the_builder() -> None:
         "block_size=64",
         "is_symmetric=false",
     ]
+
+
+def test_an_option_that_the_installed_builder_never_reads_is_refused(
+    run_stage: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would pass over it without a word: int4_block_size, which its own help names, had no effect."""
+    monkeypatch.setitem(model_builder._OPTIONS, "int4_block_size", "int4_block_size")
+    with pytest.raises(StageFailure, match=r"has no option int4_block_size") as caught:
+        run_stage(build, "ModelBuilder", {"precision": "int4", "int4BlockSize": 64})
+    assert caught.value.reason is Reason.UNSUPPORTED
 
 
 def test_lists_and_search_are_written_as_the_builder_wants_them() -> None:

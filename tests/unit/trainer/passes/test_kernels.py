@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +15,8 @@ from hypothesis import strategies as st
 
 from finetune_trainer.passes import lora
 from finetune_trainer.training import kernels
-from finetune_trainer.training.kernels import COMPILE_FROM_FLOP, Kernels, Work, choose
-from finetune_trainer.training.micro_batches import ENOUGH_TOKENS, passes_together
+from finetune_trainer.training.kernels import COMPILE_ANY_LENGTH_FROM_FLOP, COMPILE_FROM_FLOP, Kernels, Work, choose
+from finetune_trainer.training.micro_batches import ENOUGH_TOKENS, Fill, passes_together
 
 LONG = Work("phi3", "cuda", plain_head=True, uniform=True, flop=COMPILE_FROM_FLOP)
 
@@ -40,6 +43,39 @@ def test_without_liger_and_for_other_architectures_pytorch_computes_and_says_why
     assert "gpt2" in choose(replace(LONG, architecture="gpt2"), liger=True).reasons[0]
 
 
+def test_samples_that_would_need_a_mask_lie_side_by_side_where_the_kernel_can() -> None:
+    packed = replace(LONG, masked=True, varlen=True, flop=COMPILE_ANY_LENGTH_FROM_FLOP)
+    assert not choose(LONG, liger=True).varlen
+    assert choose(packed, liger=True).varlen and used(packed) == (True, False, True)
+    lines = replace(packed, uniform=False)
+    assert choose(lines, liger=True).varlen and used(lines) == (True, False, True)
+    assert used(replace(lines, flop=COMPILE_ANY_LENGTH_FROM_FLOP / 2)) == (True, True, False)
+    for other in (replace(packed, varlen=False), replace(packed, architecture="gpt2"), replace(packed, device="cpu")):
+        assert not choose(other, liger=True).varlen
+    assert "side by side" in choose(packed, liger=True).reasons[-1]
+    assert "with a mask" in choose(replace(packed, varlen=False), liger=True).reasons[-1]
+
+
+@pytest.mark.parametrize("architecture", sorted(kernels.VERIFIED_ARCHITECTURES))
+def test_liger_is_given_the_base_model_and_no_loss_but_its_fused_one(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """liger-kernel needs Triton, which CI has not: this is what it is asked for, and left to do by name."""
+    asked: list[tuple[Any, dict[str, bool]]] = []
+    stand_in = ModuleType("liger_kernel.transformers")
+    stand_in._apply_liger_kernel_to_instance = lambda model, **given: asked.append((model, given))
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    model = SimpleNamespace(get_base_model=lambda: architecture, modules=list)
+    for layers in (True, False):
+        kernels.apply(model, Kernels(True, layers, False, ()))
+        layer_kernels = dict.fromkeys(("rope", "rms_norm", "swiglu", "geglu"), layers)
+        loss = {"fused_linear_cross_entropy": True, "cross_entropy": False}
+        assert asked.pop() == (architecture, loss | layer_kernels)
+    kernels.apply(model, Kernels(False, False, False, ()))
+    assert not asked
+
+
 def test_an_adapted_or_quantized_head_keeps_its_own_loss() -> None:
     """The fused loss takes the head's bare weight: it would leave out the adapter, or read packed bytes."""
     assert used(replace(LONG, plain_head=False)) == (False, False, True)
@@ -63,7 +99,7 @@ def test_work_tells_a_plain_head_from_an_adapted_one(base_model: object) -> None
     def work(targets: list[str]) -> Work:
         model = AutoModelForCausalLM.from_pretrained(base_model)
         adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
-        return Work.of(adapted, torch.device("cpu"), [8, 8], 100)
+        return Work.of(adapted, torch.device("cpu"), kernels.Samples([8, 8]), 100)
 
     plain, adapted = work(["o_proj"]), work(["lm_head"])
     assert plain.plain_head and not adapted.plain_head
@@ -72,13 +108,13 @@ def test_work_tells_a_plain_head_from_an_adapted_one(base_model: object) -> None
 
 @given(st.integers(1, 512), st.integers(1, 10**5), st.integers(0, 10**11), st.integers(-(10**9), 2 * 10**11))
 def test_passes_are_joined_evenly_and_within_memory(passes: int, tokens: int, taken: int, free: int) -> None:
-    together = passes_together(passes, tokens, taken, free)
+    together = passes_together(passes, Fill(tokens, taken, free))
     assert passes % together == 0
     assert together == 1 or (together * tokens <= ENOUGH_TOKENS and together * taken <= free)
 
 
 def test_as_many_passes_as_fit_are_joined() -> None:
-    assert passes_together(16, 2048, 2**30, 100 * 2**30) == 8
-    assert passes_together(16, 2048, 2**30, 5 * 2**30) == 4
-    assert passes_together(6, 2048, 2**30, 5 * 2**30) == 3
-    assert passes_together(4, 2048, 2**30, 2**30) == 1
+    assert passes_together(16, Fill(2048, 2**30, 100 * 2**30)) == 8
+    assert passes_together(16, Fill(2048, 2**30, 5 * 2**30)) == 4
+    assert passes_together(6, Fill(2048, 2**30, 5 * 2**30)) == 3
+    assert passes_together(4, Fill(2048, 2**30, 2**30)) == 1

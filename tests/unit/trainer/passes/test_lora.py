@@ -172,7 +172,7 @@ def test_half_precision_trains_float32_adapters(run_stage: Callable, lora_config
     ran = run_stage(
         lora,
         "LoRA",
-        lora_config({"torchDtype": dtype}, maxSteps=30, loggingSteps=10),
+        lora_config({"torchDtype": dtype}, maxSteps=12, loggingSteps=4),
         data={"train": {"padToMaxLen": True, "useAttentionMask": False, "maxSeqLen": 40}},
     )
     losses = [line["loss"] for line in ran.progress if "loss" in line]
