@@ -54,7 +54,7 @@ crds: $(ENV) ## generate crds/*.yaml from the types
 	$(BIN)/python crds/generate.py
 
 docs: $(ENV) ## build the documentation's site into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py

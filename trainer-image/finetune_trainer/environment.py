@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune_api import stage
 from finetune_api.stage import StageDocument
+from finetune_trainer.s3_identity import Handed
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 
@@ -23,6 +24,16 @@ class Environment:
     hub_token: Path | None = None
     sources: Path | None = None
     trackers: Path | None = None
+    storage_token: Path | None = None
+    storage_certificates: Path | None = None
+    publish_tokens: Path | None = None
+    model_cache: Path | None = None
+    model_cache_bytes: int = 0
+
+    @property
+    def handed(self) -> Handed:
+        """What the pod was handed for the store."""
+        return Handed(self.credentials, self.storage_token, self.storage_certificates)
 
     def tracker_variables(self) -> dict[str, str]:
         """What the trackers' Secret says, under the names that their libraries read, and no others."""
@@ -47,4 +58,9 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         hub_token=optional(stage.HUB_TOKEN_ENV),
         sources=optional(stage.SOURCES_ENV),
         trackers=optional(stage.TRACKERS_ENV),
+        storage_token=optional(stage.STORAGE_TOKEN_ENV),
+        storage_certificates=optional(stage.STORAGE_CA_ENV),
+        publish_tokens=optional(stage.PUBLISH_TOKENS_ENV),
+        model_cache=optional(stage.MODEL_CACHE_ENV),
+        model_cache_bytes=int(variables.get(stage.MODEL_CACHE_BYTES_ENV) or 0),
     )

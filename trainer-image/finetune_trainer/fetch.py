@@ -14,6 +14,7 @@ from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.model_source import ModelSource, open_adapter, open_model
 from finetune_trainer.rows import FileRows
 from finetune_trainer.sources import DataFile, SourceFile, data_digest, fetch_data, files_digest, files_path
+from finetune_trainer.watching import watched
 from finetune_trainer.workplace import Workplace
 
 
@@ -22,7 +23,7 @@ def fetch_input(place: Workplace, role: str, wanted: StageInput) -> tuple[Path, 
 
     Raises StageFailure (InputChanged, ArtifactCorrupt) where it is not the one that the document names.
     """
-    found = place.store.read_manifest(wanted.key)
+    found = place.store.read_manifest(wanted.key, wanted.digest)
     if found is None or found.digest != wanted.digest:
         message = "its manifest is gone" if found is None else f"its manifest is now {found.digest}"
         path = f"status.stages[name={wanted.stage}].digest"
@@ -30,7 +31,7 @@ def fetch_input(place: Workplace, role: str, wanted: StageInput) -> tuple[Path, 
         raise bad_input(Reason.INPUT_CHANGED, problem(path, wanted.digest, message, remedy))
     folder = place.scratch / "inputs" / role
     folder.mkdir(parents=True, exist_ok=True)
-    place.store.download(found.manifest, folder)
+    place.store.download(found.manifest, folder, watched(place.report, f"fetching {wanted.stage}"[:32]))
     return folder, found.manifest
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
-from finetune_trainer.objects import CHUNK, HashingReader, MissingObjectError, ObjectInfo, Transferred
+from finetune_trainer.objects import CHUNK, HashingReader, MissingObjectError, Moved, ObjectInfo, Transferred, hash_file
 
 
 class FolderObjects:
@@ -22,7 +24,7 @@ class FolderObjects:
         if not path.is_file():
             return None
         status = path.stat()
-        return ObjectInfo(key, status.st_size, str(status.st_mtime_ns))
+        return ObjectInfo(key, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All files whose path starts with `prefix`, by path."""
@@ -40,23 +42,41 @@ class FolderObjects:
         """Writes a file, whole or not at all."""
         path = self._root / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_name(f".{path.name}.{os.getpid()}")
+        whole = path.with_name(f".{path.name}.{uuid4().hex}")
         whole.write_bytes(body)
-        if only_new and path.exists():
-            whole.unlink()
-        else:
+        if not only_new:
             whole.replace(path)
+            return
+        with suppress(FileExistsError):
+            os.link(whole, path)
+        whole.unlink()
 
-    def upload(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+    def upload(self, files: Mapping[str, Path], moved: Moved | None = None) -> dict[str, Transferred]:
         """Copies each file to its key."""
+        del moved
         return {key: _copy(path, self._root / key) for key, path in files.items()}
 
-    def download(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+    def recognise(self, there: ObjectInfo, path: Path) -> Transferred | None:
+        """The file's size and sha256, where the file at the key has the same."""
+        found = hash_file(path)
+        return found if hash_file(self._root / there.key) == found else None
+
+    def download(self, files: Mapping[str, Path], moved: Moved | None = None) -> dict[str, Transferred]:
         """Copies each key to its file. Raises MissingObjectError."""
-        for key in files:
+        del moved
+        self._require(files)
+        return {key: _copy(self._root / key, path) for key, path in files.items()}
+
+    def hashes(self, keys: Sequence[str], moved: Moved | None = None) -> dict[str, Transferred]:
+        """Size and sha256 of each file. Raises MissingObjectError."""
+        del moved
+        self._require(keys)
+        return {key: hash_file(self._root / key) for key in keys}
+
+    def _require(self, keys: Iterable[str]) -> None:
+        for key in keys:
             if not (self._root / key).is_file():
                 raise MissingObjectError(key)
-        return {key: _copy(self._root / key, path) for key, path in files.items()}
 
     def delete(self, keys: Sequence[str]) -> None:
         """Takes files away."""

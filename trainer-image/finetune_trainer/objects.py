@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 CHUNK = 1 << 20
+# Told how many bytes have just gone over the wire, by any thread.
+Moved = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object as a listing shows it. `tag` changes with the content: version id, ETag, or what stands for them."""
+    """An object as a listing shows it. `tag` changes with the content: version id, ETag, or what stands for them.
+
+    `changed` is when it was put, in seconds since 1970.
+    """
 
     key: str
     size: int
     tag: str
+    changed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,20 @@ class Objects(Protocol):
     def write(self, key: str, body: bytes, *, only_new: bool = False) -> None:
         """Puts a small object. `only_new`: leaves what is there alone, on servers that can."""
 
-    def upload(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+    def upload(self, files: Mapping[str, Path], moved: Moved | None = None) -> dict[str, Transferred]:
         """Sends each file to its key, and says by key what was sent. Memory does not grow with the files."""
 
-    def download(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
+    def recognise(self, there: ObjectInfo, path: Path) -> Transferred | None:
+        """The file's size and sha256, where the listed object has the same content by all that its tag says."""
+
+    def download(self, files: Mapping[str, Path], moved: Moved | None = None) -> dict[str, Transferred]:
         """Fetches each key into its file, whose folder is made, and says by key what came.
 
         Raises MissingObjectError.
         """
+
+    def hashes(self, keys: Sequence[str], moved: Moved | None = None) -> dict[str, Transferred]:
+        """Reads each object to its end, keeps nothing, and says by key what came. Raises MissingObjectError."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Takes objects away, in this order; one that is not there is no error."""
@@ -81,25 +93,6 @@ class HashingReader:
 
     def transferred(self) -> Transferred:
         """What was read so far."""
-        return Transferred(self._size, self._sha256.hexdigest())
-
-
-class HashingWriter:
-    """A file that is written once from beginning to end, and hashed meanwhile."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._size = 0
-
-    def write(self, content: bytes) -> int:
-        """Appends `content`."""
-        self._sha256.update(content)
-        self._size += len(content)
-        return self._file.write(content)
-
-    def transferred(self) -> Transferred:
-        """What was written so far."""
         return Transferred(self._size, self._sha256.hexdigest())
 
 

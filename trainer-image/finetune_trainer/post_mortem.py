@@ -28,7 +28,7 @@ def leave(environment: Environment, report: Reporter, error: BaseException) -> b
     document = environment.document
     try:
         secrets = read_secrets(environment)
-        store = ArtifactStore.on(connect(document.storage, environment.credentials, QUICK))
+        store = ArtifactStore.on(connect(document.storage, environment.handed, QUICK))
         texts = {
             "log.txt": "\n".join(report.tail) + "\n",
             "traceback.txt": "".join(traceback.format_exception(error)),
@@ -47,9 +47,12 @@ def leave(environment: Environment, report: Reporter, error: BaseException) -> b
 def read_secrets(environment: Environment) -> set[str]:
     """Every secret that the pod was handed, as files."""
     files: list[Path] = []
-    for place in (environment.credentials, environment.hub_token, environment.sources):
+    for place in (environment.credentials, environment.hub_token, environment.storage_token, environment.sources):
         if place is not None:
             files += [place] if place.is_file() else _secret_files(place)
+    for folder in (environment.trackers, environment.publish_tokens):
+        if folder is not None:
+            files += [path for path in folder.rglob("*") if path.is_file()]
     return {text for path in files for text in _lines(path)}
 
 

@@ -30,6 +30,13 @@ _REGION_CODES = {
 }
 _DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"}
 _THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+_THROTTLING_CODES |= {"429", "ServiceUnavailable", "InternalError"}
+# What arrived is not what was sent: the way there is to blame, not the request.
+_GARBLED_CODES = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout", "MalformedXML"}
+# An upload whose parts the server has forgotten, or was told wrongly of: the next attempt begins a new one.
+_LOST_CODES = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"}
+TRANSIENT_CODES = _THROTTLING_CODES | _GARBLED_CODES
+_IDENTITY = {"AssumeRoleWithWebIdentity": "spec.storage.webIdentity", "AssumeRole": "spec.storage.assumeRole"}
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,14 @@ class Place:
 def failure_of(error: Exception, place: Place, storage: Storage) -> StageFailure:
     """The failure that `error`, raised by boto3 about `place`, amounts to."""
     if isinstance(error, boto.ClientError):
-        return _refused(error, place, storage)
+        return _busy(error, storage) or _refused(error, place, storage)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
         return bad_input(Reason.CREDENTIALS_INVALID, _credentials(storage, "there are no credentials for the store"))
+    if isinstance(error, boto.SSLError):
+        remedy = "Name the certificates that it is checked against (caBundleRef), or mend the URL."
+        name = storage.ca_bundle_ref.name if storage.ca_bundle_ref else None
+        found = problem("spec.storage.caBundleRef", name, f"the store's certificate is not trusted: {error}", remedy)
+        return StageFailure(Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found])
     return unavailable(storage, f"the store cannot be reached: {error}")
 
 
@@ -72,17 +84,29 @@ def http_status(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFailure:
+def _busy(error: boto.ClientError, storage: Storage) -> StageFailure | None:
+    """The failure for what may pass by itself, after it was tried for long enough; None for everything else."""
     code, status = error_code(error), http_status(error)
     if status >= 500 or code in _THROTTLING_CODES:
         return unavailable(storage, f"the store answered {code or status} again and again")
+    if code in _LOST_CODES:
+        return unavailable(storage, f"the store lost an upload ({code})")
+    if code in _GARBLED_CODES:
+        return unavailable(storage, f"what arrives there is not what was sent ({code}), again and again")
+    if code == "RequestTimeTooSkewed":
+        return unavailable(storage, "the node's clock and the store's are too far apart")
+    return None
+
+
+def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFailure:
+    code, status = error_code(error), http_status(error)
+    if error.operation_name in _IDENTITY:
+        return bad_input(Reason.CREDENTIALS_INVALID, _no_role(storage, error))
     if code == "NoSuchBucket" or status == 404:
         remedy = "Create the bucket, or name one that is there."
         return bad_input(place.missing, problem(place.path, place.uri, f"no bucket {place.bucket}", remedy))
     if code in _CREDENTIALS_CODES:
         return bad_input(Reason.CREDENTIALS_INVALID, _credentials(storage, f"the store refuses the key ({code})"))
-    if code == "RequestTimeTooSkewed":
-        return unavailable(storage, "the node's clock and the store's are too far apart")
     if code in _REGION_CODES:
         message = f"the bucket {place.bucket} is in another region ({code})"
         found = problem("spec.storage.region", storage.region or "us-east-1", message, "Name the bucket's region.")
@@ -91,6 +115,15 @@ def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFa
     message = f"the store does not allow {error.operation_name} here ({said})"
     remedy = "Give the key of credentialsSecretRef the right to list, read and write there."
     return bad_input(Reason.ACCESS_DENIED, problem(place.path, place.uri, message, remedy))
+
+
+def _no_role(storage: Storage, error: boto.ClientError) -> Problem:
+    """A role that was not given."""
+    path = _IDENTITY[error.operation_name]
+    asked = storage.web_identity if error.operation_name == "AssumeRoleWithWebIdentity" else storage.assume_role
+    said = f"{error_code(error)}: {error.response.get('Error', {}).get('Message', '')}"
+    remedy = "Check the role's trust policy, the service account of the system, and audience or externalId."
+    return problem(path, asked.role_arn if asked else None, f"the role is not given ({said})", remedy)
 
 
 def _credentials(storage: Storage, message: str) -> Problem:

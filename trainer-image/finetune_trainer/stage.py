@@ -15,6 +15,7 @@ from finetune_trainer.context import Pass, StageContext
 from finetune_trainer.fetch import fetch_base, fetch_base_adapter, fetch_input, fetch_rows
 from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.training.world import Alone, World
+from finetune_trainer.watching import watched
 from finetune_trainer.workplace import Workplace
 
 # Stages that answer without an artifact of their own: `answer(place) -> StageResult`.
@@ -125,7 +126,8 @@ def _pass(context: StageContext) -> Pass:
 
 def _send(place: Workplace, output: Path) -> list[ManifestFile]:
     place.report.progress(activity="publishing")
-    return place.store.upload(place.document.key, place.document.attempt, output)
+    watch = watched(place.report, "publishing")
+    return place.store.upload(place.document.key, place.document.attempt, output, watch)
 
 
 def _manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -13,12 +14,16 @@ from finetune_api.keys import canonical
 from finetune_api.problems import problem
 from finetune_api.stage import ExitCode, Manifest, ManifestFile, Reason, StageResult
 from finetune_trainer.errors import StageFailure, bad_input
-from finetune_trainer.objects import MissingObjectError, Objects, Transferred
+from finetune_trainer.objects import MissingObjectError, Moved, Objects, Transferred, hash_file
 from finetune_trainer.s3 import S3Client
 from finetune_trainer.s3_errors import Place
+from finetune_trainer.watching import Watch, unwatched
 
 STORAGE_PATH = "spec.storage.uri"
 _MAX_RESULT_METRICS = 24
+# Who writes a manifest at the same time, to a server that does not know If-None-Match, has done so by then.
+_SETTLE_SECONDS = 2.0
+_READS = 3
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,24 @@ class ArtifactStore:
         """Puts a small document; one that is there is replaced."""
         self._objects.write(path, body)
 
-    def read_manifest(self, key: str) -> Committed | None:
-        """The manifest of the stage with this content key, or None. Raises StageFailure (ArtifactCorrupt)."""
+    def read_manifest(self, key: str, digest: str | None = None) -> Committed | None:
+        """The manifest of the stage with this content key, or None. Raises StageFailure (ArtifactCorrupt).
+
+        What is no manifest, or not the one with `digest` where that is known, is read again first: it may have been
+        garbled on its way.
+        """
+        for left in reversed(range(_READS)):
+            try:
+                found = self._read_manifest(key)
+            except StageFailure as failure:
+                if not left or failure.reason is not Reason.ARTIFACT_CORRUPT:
+                    raise
+            else:
+                if not left or found is None or digest in (None, found.digest):
+                    return found
+        return None
+
+    def _read_manifest(self, key: str) -> Committed | None:
         path = layout.manifest_path(key)
         body = self._objects.read(path)
         if body is None:
@@ -97,14 +118,23 @@ class ArtifactStore:
         found = self.read_manifest(key)
         return found if found and not self.damage(found.manifest) else None
 
-    def upload(self, key: str, attempt: str, folder: Path) -> list[ManifestFile]:
+    def upload(self, key: str, attempt: str, folder: Path, watch: Watch = unwatched) -> list[ManifestFile]:
         """Sends all files below `folder`, and returns them as the manifest lists them: by path.
 
-        Raises StageFailure (StoreUnavailable) where the store then shows other sizes than were sent.
+        What an earlier pod of the same attempt has sent is not sent again. Raises StageFailure (StoreUnavailable)
+        where the store then shows other sizes than were sent.
         """
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         prefix = layout.attempt_path(key, attempt)
-        sent = self._objects.upload({f"{prefix}/{name}": path for name, path in files.items()})
+        files = {
+            f"{prefix}/{path.relative_to(folder).as_posix()}": path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        before = {item.key: item for item in self._objects.list(f"{prefix}/")}
+        known = {name: self._objects.recognise(before[name], path) for name, path in files.items() if name in before}
+        sent = {name: found for name, found in known.items() if found}
+        missing = {name: path for name, path in files.items() if name not in sent}
+        sent |= self._objects.upload(missing, watch(sum(path.stat().st_size for path in missing.values())))
         there = {item.key: item.size for item in self._objects.list(f"{prefix}/")}
         for name, transferred in sent.items():
             if there.get(name) != transferred.size:
@@ -114,7 +144,7 @@ class ArtifactStore:
                     Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found]
                 )
         return [
-            ManifestFile(path=name, size=sent[f"{prefix}/{name}"].size, sha256=sent[f"{prefix}/{name}"].sha256)
+            ManifestFile(path=name.removeprefix(f"{prefix}/"), size=sent[name].size, sha256=sent[name].sha256)
             for name in files
         ]
 
@@ -124,32 +154,47 @@ class ArtifactStore:
         `replace` is the damaged manifest, if any, that is in the way.
         """
         path, body = layout.manifest_path(manifest.key), canonical(manifest.wire())
+        digest = sha256(body).hexdigest()
         now = self.read_manifest(manifest.key)
         if now is None or (replace and now.digest == replace.digest):
             self._objects.write(path, body, only_new=now is None)
-        # Servers that ignore If-None-Match let a later writer win: what counts is what is there now.
-        winner = self.read_manifest(manifest.key)
+            if self._has_company(manifest):
+                time.sleep(_SETTLE_SECONDS)
+        winner = self.read_manifest(manifest.key, digest)
         if winner is None:
             raise self._corrupt(path, "the manifest is not there after it was put", manifest.key)
         return winner
 
-    def download(self, manifest: Manifest, folder: Path) -> None:
+    def _has_company(self, manifest: Manifest) -> bool:
+        """Whether another attempt may write the same manifest just now.
+
+        Servers that ignore If-None-Match let the later of two writers win, so that the earlier one must look after
+        both have written. An attempt sends its files before it looks for a manifest, and only then writes its own:
+        one of which nothing is there after ours was written will find ours.
+        """
+        folder = f"stages/{manifest.key}/"
+        ours = (f"{folder}manifest.json", f"{layout.attempt_path(manifest.key, manifest.attempt)}/")
+        return any(not item.key.startswith(ours) for item in self._objects.list(folder))
+
+    def download(self, manifest: Manifest, folder: Path, watch: Watch = unwatched) -> None:
         """Fetches the stage's files into `folder`, each checked against its sha256; what differs is fetched twice.
 
-        Raises StageFailure (ArtifactCorrupt) naming the file.
+        What lies there already and is right stays. Raises StageFailure (ArtifactCorrupt) naming the file.
         """
         wanted = {self._object_key(manifest, file): file for file in manifest.files}
-        bad = self._fetch(wanted, folder)
+        missing = {key: file for key, file in wanted.items() if not _is_here(folder / file.path, file)}
+        moved = watch(sum(file.size for file in missing.values()))
+        bad = self._fetch(missing, folder, moved)
         if bad:
-            bad = self._fetch(bad, folder)
+            bad = self._fetch(bad, folder, moved)
         if bad:
             first = next(iter(bad))
             raise self._corrupt(first, "the content has another sha256 than the manifest says", manifest.key)
 
-    def _fetch(self, wanted: dict[str, ManifestFile], folder: Path) -> dict[str, ManifestFile]:
+    def _fetch(self, wanted: dict[str, ManifestFile], folder: Path, moved: Moved | None) -> dict[str, ManifestFile]:
         """Fetches files, and returns those that came out wrong."""
         try:
-            came = self._objects.download({key: folder / file.path for key, file in wanted.items()})
+            came = self._objects.download({key: folder / file.path for key, file in wanted.items()}, moved)
         except MissingObjectError as error:
             stage_key = error.key.split("/")[1]
             raise self._corrupt(error.key, "the manifest names it, but it is not there", stage_key) from error
@@ -164,6 +209,12 @@ class ArtifactStore:
         remedy = f"Delete {layout.manifest_path(key)} to have the stage computed again."
         found = problem(STORAGE_PATH, layout.join(self._uri, path), message, remedy)
         return bad_input(Reason.ARTIFACT_CORRUPT, found)
+
+
+def _is_here(path: Path, file: ManifestFile) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return hash_file(path) == Transferred(file.size, file.sha256)
 
 
 def is_inside(path: str) -> bool:

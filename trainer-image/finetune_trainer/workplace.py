@@ -35,7 +35,7 @@ def open_workplace(environment: Environment, report: Reporter, termination: Term
     """
     document = environment.document
     patience = QUICK if document.type == "Prepare" else STEADY
-    connection = connect(document.storage, environment.credentials, patience)
+    connection = connect(document.storage, environment.handed, patience)
     scratch = environment.scratch
     sources = Sources(connection, scratch, environment.sources, environment.hub_token)
     checkpoints = Checkpoints.on(connection, document, scratch / "checkpoints", report)
