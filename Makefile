@@ -54,13 +54,13 @@ crds: $(ENV) ## generate crds/*.yaml from the types
 	$(BIN)/python crds/generate.py
 
 docs: $(ENV) ## build the documentation's site into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py
 
 bench-scale: $(ENV) ## measure the operator with 1,000 live jobs
-	$(BIN)/python bench/scale.py --jobs 1000
+	$(BIN)/python bench/scale.py --jobs 1000 --rate 16
 
 bench-chaos: $(ENV) ## kill its parts 200 times, and look whether every promise holds
 	$(BIN)/python bench/chaos.py --kills 200 --seed 1

@@ -46,10 +46,11 @@ class LoadKwargs(Model):
     max_memory: Annotated[MaxMemory | None, NoEffect()] = Field(
         None, description="The most memory that a process of a stage may take, by device. Default: no bound."
     )
-    quantization: Annotated[Literal["none"], NoEffect()] = Field(
-        "none",
+    # Absent rather than none, so that plans and stage documents of before stay what they are.
+    quantization: Annotated[Literal["none"] | None, NoEffect()] = Field(
+        None,
         description="How the weights are quantized while they are loaded: not at all, the one value. Passes quantize: "
-        "QLoRA the base that it trains over, ModelBuilder the ONNX model. Olive: quantization_method.",
+        "QLoRA the base that it trains over, ModelBuilder the ONNX model. Olive: quantization_method. Default: none.",
     )
 
 

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, TypeVar, cast
 
 import urllib3
+import yaml
 from kubernetes import client, config, watch
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
@@ -19,7 +20,6 @@ from finetune_cli.jobfile import Body
 from finetune_cli.standing import status_of
 from finetune_cli.words import ended
 from finetune_operator import labels
-from finetune_operator.manifests import CONTAINER
 
 Answer = TypeVar("Answer")
 
@@ -52,9 +52,11 @@ class Cluster:
             contexts, current = config.list_kube_config_contexts(path)
             chosen = _context(contexts, context) if context else current
             api = config.new_client_from_config(path, context, persist_config=False)
-        except (config.ConfigException, OSError) as error:
+        except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
+            # A file that is YAML, but of another shape, ends the client with whatever it stumbled over.
+            said = " ".join(str(error).split()).rstrip(".")
             raise environment(
-                f"there is no usable kubeconfig: {error}. Set KUBECONFIG or give --kubeconfig; `finetune local` "
+                f"there is no usable kubeconfig: {said}. Set KUBECONFIG or give --kubeconfig; `finetune local` "
                 "starts a cluster on this machine and prints its own"
             ) from error
         return cls(api, arguments.namespace or chosen["context"].get("namespace") or "default")
@@ -154,7 +156,7 @@ class Cluster:
             lambda: self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
-                container=CONTAINER,
+                container=labels.CONTAINER,
                 follow=follow,
                 tail_lines=tail,
                 _preload_content=False,
@@ -210,8 +212,8 @@ class Cluster:
             raise self._refused(doing, error) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise environment(
-                f"{doing}: the API server does not answer ({type(error).__name__}). Is the cluster up, and the "
-                "kubeconfig's context the right one?"
+                f"{doing}: the API server at {self._core.api_client.configuration.host} does not answer "
+                f"({type(error).__name__}). Is the cluster up, and the kubeconfig's context the right one?"
             ) from error
 
     def _refused(self, doing: str, error: client.ApiException) -> Exception:

@@ -1,4 +1,4 @@
-"""The labels and annotations by which the operator finds its own objects again."""
+"""The labels, annotations and names by which the operator finds its own objects again."""
 
 from finetune_api import GROUP
 
@@ -21,4 +21,6 @@ PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
 RENDEZVOUS = f"{GROUP}/rendezvous"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_NAME = "batch.kubernetes.io/job-name"
+# The container of a stage's pod.
+CONTAINER = "trainer"
 SELECTOR = f"{MANAGED_BY}={OPERATOR}"

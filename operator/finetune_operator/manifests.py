@@ -22,7 +22,7 @@ from finetune_operator.sizing import scratch_limit
 
 Manifest = dict[str, Any]
 
-CONTAINER = "trainer"
+CONTAINER = labels.CONTAINER
 RESULT_FILE = "/dev/termination-log"
 TEMPORARY = f"{SCRATCH}/temporary"
 # The group that owns mounted Secrets; the images' user is in it.

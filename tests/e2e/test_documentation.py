@@ -244,6 +244,7 @@ def test_what_is_not_as_published_or_not_there_is_said_by_the_exit_code(example:
     with (example.folder / "broken/adapter/adapter_config.json").open("a") as file:
         file.write(" ")
     assert "BAD lora: adapter_config.json has" in example.say("finetune verify broken/adapter", code=1)
+    assert "there is no such folder or file" in example.say("finetune verify nowhere", code=2)
     assert "there is no FinetuneJob nobody" in example.say("finetune status nobody", code=2)
     assert "has published no nothing" in example.say("finetune download phi3-emotions nothing", code=2)
     assert "there is no usable kubeconfig" in example.say("finetune status x --kubeconfig nowhere", code=3)

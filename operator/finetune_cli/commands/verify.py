@@ -47,6 +47,8 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.where.startswith(JOB):
             verdicts = _of_job(arguments)
         else:
+            if "://" not in arguments.where and not Path(arguments.where).exists():
+                raise invalid(f"{arguments.where}: there is no such folder or file")
             verdicts = list(verify.verify(*verify.opened(arguments)))
     except StageFailure as failure:
         raise invalid(str(failure)) from failure

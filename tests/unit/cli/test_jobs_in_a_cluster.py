@@ -138,9 +138,27 @@ def test_kubectl_asks_for_completions(words: list[str], found: list[str], capsys
     assert capsys.readouterr().out.split() == found
 
 
-def test_a_cluster_that_cannot_be_found_is_said_so(
-    capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text", [None, "a: [", "words", "[1, 2]", "clusters: 3", "{contexts: [{}], current-context: x}"]
+)
+def test_a_kubeconfig_that_is_none_is_said_so(
+    text: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/none"]) == 3
-    assert "there is no usable kubeconfig" in capsys.readouterr().err
+    if text is not None:
+        (tmp_path / "given").write_text(text)
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("finetune status: there is no usable kubeconfig: ")
+    assert said.count("\n") == 1
+
+
+def test_a_cluster_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    body = {"clusters": [cluster], "users": [{"name": "u", "user": {}}], "contexts": [context], "current-context": "x"}
+    (tmp_path / "given").write_text(json.dumps(body))
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given"]) == 3
+    assert "the API server at http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert main(["status", "tones", "--kubeconfig", f"{tmp_path}/given", "--context", "y"]) == 2
+    assert "has no context y; there: x" in capsys.readouterr().err
