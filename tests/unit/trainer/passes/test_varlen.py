@@ -218,6 +218,7 @@ def test_all_ranks_do_as_many_passes_as_the_one_with_most() -> None:
     assert Passes(4).cut(parts, 2, lengths, Several(-3)) == [(0, 1, 2, 3)], "equal samples are counted, the same on all"
     assert Passes(2, tokens=40).on_all(Several(30)) == Passes(2, tokens=30)
     assert Passes(8).on_all(Several(3)) == Passes(3)
+    assert Passes(2, tokens=40).on_all(Several(0)).tokens is None, "the other one counts samples"
 
 
 def test_out_of_memory_halves_samples_or_tokens_down_to_one() -> None:
