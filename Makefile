@@ -60,7 +60,7 @@ bench: $(ENV) ## measure the operator's own overhead
 	$(BIN)/python bench/overhead.py
 
 bench-scale: $(ENV) ## measure the operator with 1,000 live jobs
-	$(BIN)/python bench/scale.py --jobs 1000
+	$(BIN)/python bench/scale.py --jobs 1000 --rate 16
 
 bench-chaos: $(ENV) ## kill its parts 200 times, and look whether every promise holds
 	$(BIN)/python bench/chaos.py --kills 200 --seed 1

@@ -3,8 +3,8 @@
 Random weights of Phi-3-mini's shape, blocks of 2048 tokens, an effective batch of 16 and then the sample's 4. The
 limit is an 8192³ product in bfloat16, measured twice: on the cool chip at the start, one product at a time, and after
 each row, one product after the other for seconds, as a training computes. A frozen base costs 4 FLOP per parameter and
-token, attention apart. Prints two tables and the likeness of the adapters' gradients at step 1. Exits with 2 without
-a GPU.
+token, attention apart. Prints two tables, the likeness of the adapters' gradients at step 1, and of the losses of a
+training. Parts can be named (`likeness`, `effective batch 16`, …), to be run alone. Exits with 2 without a GPU.
 
     PYTHONPATH=crds:trainer-image python bench/train_gpu.py
 """
@@ -20,11 +20,13 @@ import string
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -54,6 +56,9 @@ SHAPE = {
     "eos_token_id": 2,
     "pad_token_id": None,  # a padding row is all zeros, from which a random model diverges, however it is computed
 }
+TABLES = {"effective batch 16": 16, "effective batch 4": 4}
+PARTS = ("likeness", *TABLES, "curve")
+CURVE_STEPS = 100
 SAMPLE = {"LoRA": {}, "QLoRA": {"quantType": "nf4", "doubleQuant": True}}
 
 
@@ -67,8 +72,8 @@ class Row:
     limit: float
 
 
-def main() -> int:
-    """Runs everything; returns the exit code."""
+def main(parts: Sequence[str] = ()) -> int:
+    """Runs `parts`, or everything; returns the exit code."""
     if not torch.cuda.is_available():
         print("train_gpu: this machine has no CUDA GPU, and the figures are about one; nothing was measured.")
         return 2
@@ -77,17 +82,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parameters = make_model(folder)
-        for line in likeness(folder):
-            print(line, flush=True)
         cool = cool_limit()
         print(f"8192³ in bfloat16 on the cool chip: {cool / 1e12:.0f} TFLOP/s")
-        for batch in (16, 4):
-            print(f"\neffective batch {batch}")
-            for kind in SAMPLE:
-                baseline = plain(folder, kind, batch)
-                for row in (baseline, ours(folder, kind, batch)):
-                    print(table_row(row, baseline, 4.0 * parameters, cool), flush=True)
+        for part in parts or PARTS:
+            print(f"\n{part}", flush=True)
+            if part in TABLES:
+                table(folder, TABLES[part], 4.0 * parameters, cool)
+            else:
+                for line in {"likeness": likeness, "curve": curve}[part](folder):
+                    print(line, flush=True)
     return 0
+
+
+def table(folder: Path, batch: int, flop_per_token: float, cool: float) -> None:
+    """The rows of an effective batch, each printed once it is measured."""
+    for kind in SAMPLE:
+        baseline = plain(folder, kind, batch)
+        print(table_row(baseline, baseline, flop_per_token, cool), flush=True)
+        print(table_row(ours(folder, kind, batch), baseline, flop_per_token, cool), flush=True)
 
 
 def table_row(row: Row, baseline: Row, flop_per_token: float, cool: float) -> str:
@@ -265,6 +277,43 @@ def likeness(folder: Path) -> Iterator[str]:
             )
 
 
+def curve(folder: Path) -> Iterator[str]:
+    """The loss of every step on rows that can be learned: plain layers beside ours, from the same seed, no dropout."""
+    courses = {}
+    for name in ("plain", "ours"):
+        fresh_start()
+        document, said = stage("LoRA", CURVE_STEPS, 4, dropout=0.0), io.StringIO()
+        own = {"loggingSteps": 1, "learningRate": 3e-4, "autoBatchSize": name == "ours"}
+        document.config["trainingArgs"] |= own
+        rows = learnable_rows()
+        with tempfile.TemporaryDirectory() as output, layers(name):
+            reporter = Reporter(said)
+            lora.run(
+                StageContext(document, {}, folder, Path(output), Path(output), reporter, lambda _, rows=rows: rows)
+            )
+        lines = [json.loads(line) for line in said.getvalue().splitlines() if line.startswith("{")]
+        courses[name] = {line["step"]: line["loss"] for line in lines if "tokensPerSecond" in line}
+    plainly, ourly = courses["plain"], courses["ours"]
+    for step in (1, *range(10, CURVE_STEPS + 1, 10)):
+        yield f"| step {step} | plain {plainly[step]:.4f} | ours {ourly[step]:.4f} |"
+    furthest = max(plainly, key=lambda step: abs(ourly[step] / plainly[step] - 1))
+    yield f"furthest apart: {ourly[furthest] / plainly[furthest] - 1:+.2%} at step {furthest}"
+    means = [statistics.mean(list(course.values())[-10:]) for course in (plainly, ourly)]
+    yield f"mean of the last ten: plain {means[0]:.4f}, ours {means[1]:.4f}, {means[1] / means[0] - 1:+.2%}"
+
+
+@contextmanager
+def layers(name: str) -> Iterator[None]:
+    """Within, the trainer computes with plain layers, or with compiled ones however short the training is."""
+    untouched = kernels.Kernels(fused_loss=False, fused_layers=False, compiled=False, reasons=())
+    if name == "plain":
+        changed: dict[str, Any] = {"choose": lambda *_, **__: untouched, "keep_input_type": lambda _: None}
+    else:
+        changed = {"COMPILE_FROM_FLOP": 0.0}
+    with mock.patch.multiple(kernels, **changed):
+        yield
+
+
 def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
     """Of two vectors."""
     return torch.nn.functional.cosine_similarity(left, right, dim=0).item()
@@ -287,4 +336,4 @@ def both_gradients(folder: Path, kind: str, ids: torch.Tensor, dtype: str) -> tu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

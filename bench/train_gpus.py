@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,10 @@ class Seen:
         return self.losses[max(self.losses)] if self.losses else float("nan")
 
 
-def main() -> int:
-    """Runs everything; returns the exit code."""
+def main(parts: Sequence[str] = ()) -> int:
+    """Runs `parts` ("LoRA", "QLoRA", "SIGTERM"), or everything; returns the exit code."""
     gpus = torch.cuda.device_count()
-    if gpus < 2:
+    if gpus < 2 and parts != ["SIGTERM"]:
         print(f"train_gpus: this machine has {gpus} GPUs, and the figures are about several; nothing was measured.")
         return 2
     with tempfile.TemporaryDirectory() as name:
@@ -69,20 +70,29 @@ def main() -> int:
         (folder / "model").mkdir()
         make_model(folder / "model")
         torch.cuda.empty_cache()
-        for kind in ("LoRA", "QLoRA"):
-            alone = told(folder, Training(f"{kind}, 1 GPU", kind, 1))
-            told(folder, Training(f"{kind}, {gpus} GPUs", kind, gpus), alone)
-            told(folder, Training(f"{kind}, {gpus} GPUs, sharded", kind, gpus, "fsdp"), alone)
-            told(folder, Training(f"{kind}, {gpus} GPUs, sharded, compiled", kind, gpus, "fsdp", compiled=True), alone)
-        told(folder, Training(f"LoRA, {gpus} GPUs, compiled", "LoRA", gpus, compiled=True, steps=24))
-        resumed(folder, gpus)
+        for part in parts or ("LoRA", "QLoRA", "SIGTERM"):
+            if part == "SIGTERM":
+                resumed(folder, gpus)
+            else:
+                scaled(folder, part, gpus)
     return 0
 
 
+def scaled(folder: Path, kind: str, gpus: int) -> None:
+    """`kind` on one GPU and on all of them: whole, sharded and compiled."""
+    alone = told(folder, Training(f"{kind}, 1 GPU", kind, 1))
+    told(folder, Training(f"{kind}, {gpus} GPUs", kind, gpus), alone)
+    told(folder, Training(f"{kind}, {gpus} GPUs, sharded", kind, gpus, "fsdp"), alone)
+    told(folder, Training(f"{kind}, {gpus} GPUs, sharded, compiled", kind, gpus, "fsdp", compiled=True), alone)
+    told(folder, Training(f"{kind}, {gpus} GPUs, compiled", kind, gpus, compiled=True, steps=2 * STEPS), alone)
+
+
 def resumed(folder: Path, gpus: int) -> None:
-    """A training that gets SIGTERM, and the one that goes on after it."""
-    first = told(folder, Training("SIGTERM after step 4", "QLoRA", gpus, "fsdp", saves=True, terminated_at=4))
-    second = told(folder, Training("going on", "QLoRA", gpus, "fsdp", saves=True))
+    """A training that gets SIGTERM, the one that goes on after it, and one that is left alone, beside it."""
+    sharding = "fsdp" if gpus > 1 else "none"
+    whole = told(folder, Training("left alone", "QLoRA", gpus, sharding))
+    first = told(folder, Training("SIGTERM after step 4", "QLoRA", gpus, sharding, saves=True, terminated_at=4))
+    second = told(folder, Training("going on", "QLoRA", gpus, sharding, saves=True), whole)
     for line in (*first.log, *second.log):
         if "saved" in line or "going on" in line or "asked to end" in line or "bit for bit" in line:
             print(f"    {line}")
@@ -102,7 +112,7 @@ def told(folder: Path, training: Training, alone: Seen | None = None) -> Seen:
         f"| exit {seen.codes} | {time.monotonic() - since:.0f} s |",
         flush=True,
     )
-    if not seen.losses or any(seen.codes):
+    if not seen.losses or (any(seen.codes) and training.terminated_at is None):
         print(*seen.log[-25:], sep="\n", flush=True)
     return seen
 
@@ -204,4 +214,4 @@ def rank() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(rank() if "rank" in sys.argv else main())
+    sys.exit(rank() if "rank" in sys.argv else main(sys.argv[1:]))

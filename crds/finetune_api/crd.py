@@ -54,6 +54,10 @@ TRAINING_FIRST = (
     "!self.passes.exists(a, a.type in ['LoRA', 'QLoRA', 'DoRA']) || self.passes[0].type != 'MergeAdapterWeights'"
 )
 ONE_MERGE = "self.passes.filter(p, p.type == 'MergeAdapterWeights').size() <= 1"
+NO_UNMERGED_DORA = (
+    "!self.passes.exists(d, d.type == 'DoRA') || "
+    "!self.passes.exists(b, has(b.config) && has(b.config.adapter) && b.config.adapter == 'unmerged')"
+)
 BUILDER_LAST = (
     "self.passes.filter(p, p.type == 'ModelBuilder').size() == 0 || "
     "(self.passes.filter(p, p.type == 'ModelBuilder').size() == 1 && "
@@ -133,6 +137,7 @@ def _spec() -> Schema:
         _rule(ONE_MERGE, "at most one MergeAdapterWeights pass: there is one adapter to merge", ".passes"),
         _rule(BUILDER_LAST, "ModelBuilder must be the last pass: its ONNX model is final", ".passes"),
         _rule(ONE_TRAINING, "at most one LoRA, QLoRA or DoRA pass; use one job for each", ".passes"),
+        _rule(NO_UNMERGED_DORA, "config.adapter unmerged is not for DoRA: put MergeAdapterWeights between", ".passes"),
         *_provider_rules(),
     ]
     metric = schema["properties"]["evaluators"]["items"]["properties"]["metrics"]["items"]

@@ -36,7 +36,8 @@ class LoadKwargs(Model):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None,
         description="Attention implementation of transformers. flash_attention_2 needs weights of 16 bits and "
-        "an image that has flash-attn; stages without a GPU use sdpa in its place. Default: sdpa.",
+        "an image that has flash-attn; stages without a GPU use the default in its place. Default: sdpa where the "
+        "architecture has it, else eager (Gemma 2).",
     )
     trust_remote_code: bool = Field(
         False,
@@ -46,10 +47,11 @@ class LoadKwargs(Model):
     max_memory: Annotated[MaxMemory | None, NoEffect()] = Field(
         None, description="The most memory that a process of a stage may take, by device. Default: no bound."
     )
-    quantization: Annotated[Literal["none"], NoEffect()] = Field(
-        "none",
+    # Absent rather than none, so that plans and stage documents of before stay what they are.
+    quantization: Annotated[Literal["none"] | None, NoEffect()] = Field(
+        None,
         description="How the weights are quantized while they are loaded: not at all, the one value. Passes quantize: "
-        "QLoRA the base that it trains over, ModelBuilder the ONNX model. Olive: quantization_method.",
+        "QLoRA the base that it trains over, ModelBuilder the ONNX model. Olive: quantization_method. Default: none.",
     )
 
 

@@ -25,7 +25,7 @@ class Problem(Model):
 
 def problem(path: str, value: Any, message: str, remedy: str = "") -> Problem:
     """A Problem with its parts cut to the lengths that fit a condition."""
-    shown = "" if value is None else str(value)
+    shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return Problem(
         path=_cut(path, 256),
         value=_cut(shown, 256),

@@ -72,7 +72,9 @@ def _unknown_value(path: str, value: Any, expected: str) -> Problem:
 
 
 def _shown(value: Any) -> Any:
-    return type(value).__name__ if isinstance(value, dict | list) else value
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else value
 
 
 def field_path(loc: Sequence[int | str], data: Any) -> str:

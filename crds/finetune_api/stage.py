@@ -176,7 +176,9 @@ class StageDocument(Model):
     evaluator: dict[str, Any] | None = Field(
         None, description="ModelBuilder with int4AlgoConfig auto only: the evaluator whose goals it chooses by."
     )
-    log_severity_level: LogSeverity = Field(1, description="How grave a line is that goes to the pod's log; engine's.")
+    log_severity_level: LogSeverity | None = Field(
+        None, description="How grave a line is that goes to the pod's log, where engine says another than 1."
+    )
     storage: Storage
     image: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         None, description="The image that the pod was given, as its reference says it."

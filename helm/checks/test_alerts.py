@@ -1,4 +1,4 @@
-"""The chart's alerts, by Prometheus' own promtool: that they are valid, and when they fire.
+"""The chart's alerts and panels, by Prometheus' own promtool: that they are valid, and when alerts fire.
 
 Needs `promtool`, which Debian has in its package `prometheus`.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.helm.chart import EVERYTHING, NAME, NAMESPACE, one, render
+from tests.unit.helm.chart import CHART, EVERYTHING, NAME, NAMESPACE, one, render
 
 OURS = f'namespace="{NAMESPACE}",job="{NAME}-metrics"'
 Series = list[dict[str, str]]
@@ -85,6 +85,16 @@ def promtool(*words: str) -> str:
 
 def test_prometheus_takes_the_rules(rules: Path) -> None:
     assert f"{len(FIRES)} rules found" in promtool("check", "rules", str(rules))
+
+
+def test_prometheus_can_read_every_panel(rules: Path) -> None:
+    """The dashboard's expressions, as recording rules, with every namespace chosen."""
+    panels = json.loads((CHART / "files/dashboard.json").read_text())["panels"]
+    texts = [target["expr"].replace("$namespace", ".*") for panel in panels for target in panel["targets"]]
+    recorded = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(texts)]
+    path = rules.with_name("panels.yaml")
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    assert f"{len(texts)} rules found" in promtool("check", "rules", str(path))
 
 
 def firing(rules: Path, given: Series, when: dict[str, str]) -> None:

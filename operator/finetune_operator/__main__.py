@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import sys
 
 import kopf
@@ -43,6 +44,9 @@ async def _run(settings: Settings) -> int:
         clusterwide=not settings.namespaces,
         namespaces=list(settings.namespaces),
         stop_flag=lost_leadership,
+        # Unless it is told, kopf asks the system for the user's name: in an image, and where a cluster chooses the
+        # user, there is none, and the operator would not start.
+        identity=os.environ.get("POD_NAME") or socket.gethostname(),  # type: ignore[arg-type]  # kopf's own kind of str
     )
     return 1 if lost_leadership.is_set() else 0
 

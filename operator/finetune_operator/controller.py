@@ -185,11 +185,8 @@ class Controller:
         return body["metadata"]["uid"] in places.with_a_place(there, limit[0], asking=body["metadata"]["uid"])
 
     def _phases(self) -> list[tuple[str, str]]:
-        """Namespace and phase of every job."""
-        return [
-            (key[0], str((body.get("status") or {}).get("phase", "Pending")))
-            for key, body in self.watched.finetune_jobs()
-        ]
+        """Namespace and phase of every job; asked by the thread that answers scrapes."""
+        return [(key[0], str((body.get("status") or {}).get("phase", "Pending"))) for key, body in self.watched.shown()]
 
     async def _meter(self) -> None:
         """Count the GPUs that running pods hold, while this operator leads."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api import keys
+from finetune_api.engine import Engine, LogSeverity
 from finetune_api.job import JobSpec
 from finetune_api.model import InputModel
 from finetune_api.outline import PREPARE, PUBLISH, outline
@@ -41,7 +42,7 @@ def prepare_document(owner: Owner, spec: JobSpec, work: Work, pins: Pins | None,
         type="Prepare",
         key=work.key,
         attempt=attempt,
-        log_severity_level=spec.engine.log_severity_level,
+        log_severity_level=_severity(spec),
         storage=spec.storage,
         image=work.pod.image,
         input_model=spec.input_model,
@@ -69,7 +70,7 @@ def stage_document(
         attempt=attempt,
         config=stage.config,
         evaluator=stage.evaluator,
-        log_severity_level=spec.engine.log_severity_level,
+        log_severity_level=_severity(spec),
         storage=spec.storage,
         image=stage.pod.image,
         gpus=stage.pod.gpus,
@@ -78,6 +79,12 @@ def stage_document(
         pins=plan.pins,
         inputs={role: _input(name, done) for role, name in stage.inputs.items()},
     )
+
+
+def _severity(spec: JobSpec) -> LogSeverity | None:
+    """How much the stages log; None for the default, so that trainer images that know no levels are told of none."""
+    level = spec.engine.log_severity_level
+    return None if level == Engine.model_fields["log_severity_level"].default else level
 
 
 def _input_model(spec: JobSpec, stage: PlannedStage) -> InputModel | None:
@@ -105,7 +112,7 @@ def probe_document(owner: Owner, plan: Plan, stage: PlannedStage, attempt: str) 
         type="Probe",
         key=stage.key,
         attempt=attempt,
-        log_severity_level=plan.job_spec.engine.log_severity_level,
+        log_severity_level=_severity(plan.job_spec),
         storage=plan.job_spec.storage,
     )
 
@@ -142,7 +149,7 @@ def publish_document(
         type="Publish",
         key=work.key,
         attempt=attempt,
-        log_severity_level=plan.job_spec.engine.log_severity_level,
+        log_severity_level=_severity(plan.job_spec),
         storage=plan.job_spec.storage,
         image=work.pod.image,
         pins=plan.pins,

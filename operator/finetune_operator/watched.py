@@ -58,7 +58,7 @@ class Watched:
     def caches(self) -> list[Cache]:
         """What is compared with lists."""
         return [
-            Cache("FinetuneJob", "", lambda: _items(self._finetune_jobs)),
+            Cache("FinetuneJob", "", self.shown),
             Cache("Job", labels.SELECTOR, lambda: _items(self._jobs)),
             Cache("Pod", labels.SELECTOR, self.pods),
         ]
@@ -85,6 +85,10 @@ class Watched:
         for key in list(self._finetune_jobs):
             if namespace in (None, key[0]) and (body := self.finetune_job(key)) is not None:
                 yield key, body
+
+    def shown(self) -> list[tuple[Key, Body]]:
+        """All FinetuneJobs as the watch shows them; changes nothing, and may be asked from another thread."""
+        return _items(self._finetune_jobs)
 
     def jobs_of(self, key: Key) -> Iterator[Body]:
         """The Jobs of a FinetuneJob that the watch shows."""

@@ -86,12 +86,16 @@ def _script(name: str, *arguments: str) -> None:
 
 @pytest.fixture
 def new_tenant(cluster: Place, operator: Operator, inputs: Inputs) -> Iterator[Callable[[], Tenant]]:
-    """Makes namespaces of the test's own, with the storage's Secret: results are never re-used across namespaces."""
+    """Makes namespaces of the test's own, with the storage's Secret: results are never re-used across namespaces.
+
+    A real cluster lets only restricted pods into them.
+    """
     made: list[Tenant] = []
 
     def make() -> Tenant:
         name = f"e2e-{uuid.uuid4().hex[:8]}"
-        cluster.api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+        cluster.api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         found = Tenant(cluster, name, inputs)
         secret = {
             "apiVersion": "v1",

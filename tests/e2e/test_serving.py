@@ -65,6 +65,7 @@ def serve(tenant: Tenant) -> Callable[[dict[str, str]], Ask]:
     return start
 
 
+@pytest.mark.slow
 def test_a_published_model_is_promoted_and_answers(tenant: Tenant, serve: Callable[[dict[str, str]], Ask]) -> None:
     status = tenant.succeeded(tenant.apply(tenant.job("build", [BUILD], dataConfigs=[])))
     (onnx,) = [item for item in status.artifacts if item.name == "onnx"]

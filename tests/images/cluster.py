@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -52,7 +53,8 @@ async def serve(state: Path, trainer: Path, operator_image: Path | None, user: s
             process = await asyncio.create_subprocess_exec(*command.words, env=command.environment)
         await stop.wait()
         if process:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             sys.stdout.write(f"the operator ended with {await process.wait()}\n")
 
 

@@ -61,6 +61,20 @@ def bind(source: Path, target: Path, *, read_only: bool = False) -> None:
         mount("", target, flags=BIND | REMOUNT | READ_ONLY)
 
 
+def inside(root: Path, path: str | Path) -> Path:
+    """Where an absolute path of the container lies below `root`, by the links in there (`/var/run` is one)."""
+    here, left = root, list(Path(path).parts[1:])
+    while left:
+        place = here / left.pop(0)
+        if place.is_symlink():
+            target = Path(os.readlink(place))  # noqa: PTH115  (what the link says, not where it leads to here)
+            here = root if target.is_absolute() else here
+            left = [*(target.parts[1:] if target.is_absolute() else target.parts), *left]
+        else:
+            here = here.parent if place.name == ".." and here != root else place
+    return here
+
+
 def volumes(sandbox: Path) -> Iterator[tuple[Path, Path]]:
     """(volume, path in the container) of every mount that a local node laid out below a container's sandbox."""
     for folder, names, files in os.walk(sandbox):
@@ -95,17 +109,17 @@ def assemble(rootfs: Path, sandbox: Path | None, binds: list[str]) -> Path:
     (root / "dev/shm").mkdir()
     mount("tmpfs", root / "dev/shm", "tmpfs", options="mode=1777,size=64m")
     for place in OF_THE_RUNTIME:
-        bind(Path(place), Path(f"{root}{place}"), read_only=True)
+        bind(Path(place), inside(root, place), read_only=True)
     # As the chart has it for the operator.
     if sandbox is None:
         mount("tmpfs", root / "tmp", "tmpfs", options="mode=1777,size=64m")
     for pair in binds:
         source, _, target = pair.partition(":")
-        bind(Path(source), Path(f"{root}{target}"))
+        bind(Path(source), inside(root, target))
     if sandbox is not None:
         for volume, target in volumes(sandbox):
             own(volume)
-            bind(volume, Path(f"{root}{target}"))
+            bind(volume, inside(root, target))
         message = Path(f"{sandbox}{RESULT_FILE}")
         message.chmod(0o666)
         bind(message, Path(f"{root}{RESULT_FILE}"))

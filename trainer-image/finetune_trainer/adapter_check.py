@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_api.builder import ModelBuilderConfig
 from finetune_api.job import JobSpec
 from finetune_api.lora import ALL_LINEAR, DoraConfig, LoraConfig
 from finetune_api.model import InputModel
@@ -78,8 +79,14 @@ def continued(config: LoraConfig, folder: Path) -> LoraConfig:
 
 
 def _differences(spec: JobSpec, index: int, given: dict[str, Any]) -> Iterator[Problem]:
-    """What a training pass says otherwise than the adapter that it goes on from."""
+    """What a pass says otherwise than the adapter that it takes up."""
     item = spec.passes[index]
+    if isinstance(item.config, ModelBuilderConfig) and item.config.adapter == "unmerged" and given.get("use_dora"):
+        message, remedy = (
+            "the adapter is one of DoRA, which is no node of a model",
+            "Put MergeAdapterWeights before it.",
+        )
+        yield problem(f"spec.passes[{index}].config.adapter", "unmerged", message, remedy)
     if not isinstance(item.config, LoraConfig):
         return
     path, config = f"spec.passes[{index}]", item.config

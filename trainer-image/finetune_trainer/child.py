@@ -15,7 +15,7 @@ from finetune_trainer.environment import read_environment
 from finetune_trainer.failures import failure_of
 from finetune_trainer.report import Reporter
 from finetune_trainer.result import failed, write_result
-from finetune_trainer.severity import Severity, silence_libraries
+from finetune_trainer.severity import DEFAULT, Severity, silence_libraries
 from finetune_trainer.stage import run_stage
 from finetune_trainer.termination import Termination
 from finetune_trainer.workplace import Workplace, open_workplace
@@ -31,7 +31,8 @@ def main() -> int:
         signal.signal(number, lambda *_: _terminate(termination))
     environment = read_environment(os.environ)
     os.environ.update(environment.tracker_variables())
-    level = Severity(environment.document.log_severity_level)
+    asked = environment.document.log_severity_level
+    level = DEFAULT if asked is None else Severity(asked)
     silence_libraries(level)
     report = Reporter(None if os.environ.get("RANK", "0") == "0" else io.StringIO(), level)
     try:

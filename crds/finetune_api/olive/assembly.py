@@ -10,10 +10,9 @@ from finetune_api.engine import Engine
 from finetune_api.olive import providers, reasons
 from finetune_api.olive.builds import take_build
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
-from finetune_api.olive.datasets import data_configs
+from finetune_api.olive.datasets import DataConfigs
 from finetune_api.olive.evaluators import Evaluators
 from finetune_api.olive.models import input_model
-from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.options import Options
 from finetune_api.olive.passes import PassReader
@@ -57,12 +56,13 @@ class Assembly:
     def spec(self) -> dict[str, Any]:
         """`spec`, its parts in the order of the input."""
         model = self._top.pop("input_model")
-        data = Names("spec.dataConfigs")
-        configs = self._top.pop("data_configs", None)
+        data = DataConfigs(self._places)
         result: dict[str, Any] = {
             "inputModel": input_model(model, self._places),
-            "dataConfigs": data_configs(configs, self._places, data) if configs else [],
+            "dataConfigs": data.specs,
         }
+        if "data_configs" in self._top:
+            data.read(self._top.pop("data_configs"))
         builds = self._top.pop("builds", None)
         pipeline = take_build(builds, self._options.build, self._engine) if builds else None
         evaluators = Evaluators(data, self._record)

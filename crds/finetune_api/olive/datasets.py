@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
@@ -27,9 +29,31 @@ _ONLY_FOR = {
 }
 
 
-def data_configs(source: Source, places: Places, names: Names) -> list[dict[str, Any]]:
-    """`spec.dataConfigs` for Olive's list or map of data configs; `names` learns how they are called now."""
-    return [_data_config(name, item, places, names) for name, item in source.named()]
+@dataclass
+class DataConfigs:
+    """The data configs of a job: as they stand in its spec, and how they are called now."""
+
+    places: Places
+    specs: list[dict[str, Any]] = field(default_factory=list)
+    names: Names = field(default_factory=lambda: Names("spec.dataConfigs"))
+
+    def read(self, source: Source) -> None:
+        """Add all of Olive's list or map of data configs."""
+        for name, item in source.named():
+            self.add(name, item)
+
+    def add(self, name: str, source: Source) -> str:
+        """Add the data config that Olive calls `name`; its name now."""
+        spec = _data_config(name, source, self.places, self.names)
+        self.specs.append(spec)
+        return str(spec["name"])
+
+    def refer(self, source: Source, target: str) -> str | None:
+        """Our name for the data config that `source` names, or, up to Olive 0.6, is itself."""
+        if isinstance(source.value, Mapping):
+            name = source.value.get("name")
+            return self.add(name if isinstance(name, str) and name else target.rpartition(".")[2], source)
+        return self.names.refer(source, target)
 
 
 def _data_config(name: str, source: Source, places: Places, names: Names) -> dict[str, Any]:

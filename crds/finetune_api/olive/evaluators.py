@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.evaluators import HIGHER_IS_BETTER, ROW_METRICS, Evaluator, Goal, Metric, MetricType
 from finetune_api.olive import reasons
 from finetune_api.olive.copying import Fields, accepts, copy_fields, leave_rest
+from finetune_api.olive.datasets import DataConfigs
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.reading import Record, Source
@@ -40,7 +41,7 @@ _MEANS = {
 class Evaluators:
     """The evaluators of a job: as they stand in its spec. `data` are the data configs that metrics may name."""
 
-    data: Names
+    data: DataConfigs
     record: Record
     specs: list[dict[str, Any]] = field(default_factory=list)
     names: Names = field(default_factory=lambda: Names("spec.evaluators"))
@@ -103,7 +104,7 @@ class Evaluators:
         added = found[before:]
         if data is not None and any("dataConfig" in item for item in added):
             data.land(f"{target}.metrics")
-        elif data is not None and there is not None:
+        elif data is not None and there is not None and isinstance(data.value, str):
             data.left_out("nothing of this metric reads rows.")
         for item in (name, kind):
             if item is not None and added:
@@ -115,9 +116,11 @@ class Evaluators:
         """Our name of the data config that a metric names."""
         if source is None or source.value is None:
             return None
-        found = self.data.ours.get(source.value) if isinstance(source.value, str) else None
+        if isinstance(source.value, Mapping):
+            return self.data.refer(source, "spec.evaluators.measured")
+        found = self.data.names.ours.get(source.value) if isinstance(source.value, str) else None
         if found is None:
-            source.note(NoteKind.DECIDE, "no item of data_configs: give what is written here a name there.")
+            source.note(NoteKind.DECIDE, f"{source.value!r} is no item of {self.data.names.of}.")
         return found
 
     def _user_config(self, fields: Fields) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from finetune_api.builder import ModelBuilderConfig, SearchOptions
 from finetune_api.lora import LoraConfig, QLoraConfig
 from finetune_api.olive import reasons
 from finetune_api.olive.copying import Fields, copy_fields, leave_rest
+from finetune_api.olive.datasets import DataConfigs
 from finetune_api.olive.evaluators import Evaluators
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
@@ -38,7 +39,7 @@ _NOT_QLORA = (
 class PassReader:
     """Olive's passes, read with what they refer to; a model is built for the execution provider `provider`."""
 
-    data: Names
+    data: DataConfigs
     systems: Names
     evaluators: Evaluators
     provider: str

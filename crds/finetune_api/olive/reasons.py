@@ -9,6 +9,9 @@ _OUTPUT = "outputs and cache go to spec.storage, where stages that are done are 
 _LOGGING = "one level holds for all that a pod logs, engine.logSeverityLevel; loss and figures are in the status too."
 _AZURE = "an AzureML setting without a counterpart on Kubernetes; access is by Secrets of the job's namespace."
 _SEARCH = "passes run in the order of spec.passes; nothing is searched."
+_SHARDED = (
+    "sharding: fsdp shares out a model among the GPUs of a system (resources, nodes); QLoRA needs a quarter of them."
+)
 _EXPORT = "FinetuneJob has no such field; the builder's own default holds."
 TRACKERS = "A job reports to tensorboard, mlflow and wandb; loss and figures are in its status besides."
 _MEMORY = "a matter of memory and speed that the trainer settles itself; the result is the same."
@@ -69,10 +72,11 @@ TRAINING_ARGS = {
     "disable_tqdm": _LOGGING,
     "fp16": "the type of the frozen weights is the pass's torchDtype.",
     "bf16": "the type of the frozen weights is the pass's torchDtype.",
-    "deepspeed": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
-    "fsdp": "a stage is one pod; give it a larger GPU, QLoRA or gradientCheckpointing.",
-    "ddp_find_unused_parameters": "a stage is one pod.",
-    "local_rank": "a stage is one pod.",
+    "deepspeed": _SHARDED,
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "ddp_find_unused_parameters": "processes exchange the adapter's gradients alone, as one.",
+    "local_rank": "spec.systems says how many pods and GPUs train together; ranks follow from it.",
     "dataloader_num_workers": _MEMORY,
     "remove_unused_columns": "only the columns of textCols are read.",
     "push_to_hub": "outputs go to spec.storage.",
@@ -153,7 +157,6 @@ SYSTEM = {
     "aml_environment_config": "the trainer image holds all packages; spec.systems[].image names another.",
     "tags": _AZURE,
     "resources": _AZURE,
-    "instance_count": "a stage is one pod.",
     "is_dev": "belongs to Olive's own installation.",
     "olive_managed_env": "the trainer image holds all packages; spec.systems[].image names another.",
     "requirements_file": "the trainer image holds all packages; --conda takes a conda file and lists its packages.",
@@ -184,6 +187,6 @@ TOP = {
     "azureml_client": _AZURE,
     "data_root": "--data-root says where local paths are now.",
     "auto_optimizer_config": _SEARCH,
-    "workflow_host": "engine.host says where stages run.",
+    "workflow_host": "the operator conducts the job; engine.host says where its stages run.",
     "max_concurrent_builds": "one job builds one model; write a job for each build.",
 }

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.olive import reasons
-from finetune_api.olive.copying import Fields, leave_rest
+from finetune_api.olive.copying import Fields, accepts, leave_rest
 from finetune_api.olive.naming import Names
 from finetune_api.olive.notes import NoteKind
 from finetune_api.olive.places import is_placeholder
 from finetune_api.olive.reading import Source
-from finetune_api.system import GPU
+from finetune_api.system import GPU, System
 
 LOCAL = "local"
 _OWN_POD = {
@@ -45,8 +45,9 @@ class Systems:
         _token(fields.pop("hf_token", None))
         _compute(fields.pop("aml_compute", None), target)
         self._docker(fields, target)
+        nodes = _nodes(fields.pop("instance_count", None), target)
         leave_rest(fields, reasons.SYSTEM)
-        self.specs.append({"name": ours, "type": "LocalSystem" if local else "Kubernetes"})
+        self.specs.append({"name": ours, "type": "LocalSystem" if local else "Kubernetes", **nodes})
         if gpu:
             self.give_gpu(ours)
         return ours
@@ -128,6 +129,22 @@ def _device(source: Source, target: str) -> bool:
     else:
         source.note(NoteKind.DECIDE, f"{source.value!r} is no device of a trainer image: cpu and gpu are.")
     return False
+
+
+def _nodes(source: Source | None, target: str) -> dict[str, int]:
+    """AzureML's instances of a compute are pods that train together."""
+    if source is None or source.value == 1:
+        if source is not None:
+            source.left_out("one pod, which is a system's default.")
+        return {}
+    if accepts(System, "nodes", source.value):
+        source.land(f"{target}.nodes")
+        source.note(
+            NoteKind.CHANGED, f"{source.value} pods of a training pass train together; other stages run in one."
+        )
+        return {"nodes": source.value}
+    source.note(NoteKind.DECIDE, f"{source.value!r} is no number of pods; write {target}.nodes.")
+    return {}
 
 
 def _token(source: Source | None) -> None:

@@ -16,7 +16,7 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
     """An adapter is merged before it is built, once, and nothing follows the ONNX model."""
     adapter: str | None = "inputModel.adapterPath" if spec.input_model.adapter_path else None
     finished: str | None = None
-    trained = merged = False
+    trained = merged = dora = False
     for index, item in enumerate(spec.passes):
         path = f"spec.passes[{index}]"
         if finished:
@@ -27,7 +27,7 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
             elif merged:
                 remedy = "Use one job for each: the second one's modelPath is the first one's merged model."
                 yield problem(path, item.name, "trains on inputModel, from which a merge before it leads away", remedy)
-            adapter, trained = item.name, True
+            adapter, trained, dora = item.name, True, item.type == "DoRA"
         elif item.type == "MergeAdapterWeights":
             if adapter is None:
                 remedy = "Put LoRA, QLoRA or DoRA before it" + ("." if merged else ", or give inputModel.adapterPath.")
@@ -42,6 +42,9 @@ def order_of_passes(spec: JobSpec) -> Iterator[Problem]:
                     f"the adapter of {adapter} is not merged",
                     "Put MergeAdapterWeights between them.",
                 )
+            elif unmerged and dora:
+                message = "DoRA's magnitudes are no nodes that the builder can put beside the base's"
+                yield problem(f"{path}.config.adapter", "unmerged", message, "Put MergeAdapterWeights between them.")
             elif adapter is None and unmerged:
                 yield problem(f"{path}.config.adapter", "unmerged", "no adapter that is not merged", "Remove it.")
             finished = item.name

@@ -38,7 +38,11 @@ def full_spec() -> Spec:
     spec = job_spec(systems=[{"name": "gpu", "resources": {"limits": {"cpu": 2}}, "tolerations": [{"key": "a"}]}])
     spec["passes"][0]["config"]["trainingArgs"] = {"seed": 1}
     spec["passes"][2]["config"] |= {"search": {"topK": 1}, "int4NodesToExclude": ["/lm_head/MatMul"]}
-    spec["inputModel"] |= {"loadKwargs": {"torchDtype": "float32"}, "tokenSecretRef": {"name": "hub", "key": "token"}}
+    load = {"torchDtype": "float32", "maxMemory": {"gpu": "20Gi", "cpu": 1 << 30}, "quantization": "none"}
+    spec["inputModel"] |= {"loadKwargs": load, "tokenSecretRef": {"name": "hub", "key": "token"}}
+    spec["inputModel"] |= {"adapterPath": "team/adapter", "adapterRevision": "main"}
+    spec["engine"] |= {"logSeverityLevel": 2, "searchStrategy": False, "executionProviders": ["cpu"]}
+    spec["engine"] |= {"cacheDir": "stages", "outputDir": "models"}
     return spec
 
 

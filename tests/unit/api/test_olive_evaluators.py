@@ -93,7 +93,11 @@ def test_metrics_goals_and_settings_land() -> None:
     ("metric", "path", "words"),
     [
         ({**ACCURACY, "data_config": None}, "metrics[0].sub_types[0]", "name a data config"),
-        ({**ACCURACY, "data_config": {"name": "inline"}}, "metrics[0].data_config", "give what is written here a name"),
+        (
+            {**ACCURACY, "data_config": "elsewhere"},
+            "metrics[0].data_config",
+            "'elsewhere' is no item of spec.dataConfigs",
+        ),
         ({**LATENCY, "type": "custom"}, "metrics[0].type", "nothing of this metric"),
         (
             {**LATENCY, "sub_types": [{"name": "avg", "goal": {"type": "threshold", "value": -1}}]},
@@ -139,6 +143,20 @@ def test_a_passs_own_evaluator_and_one_that_is_written_out_there() -> None:
     assert lost(config, result) == []
     assert result.spec["passes"][0]["evaluator"] == "common"
     assert result.spec["engine"]["evaluator"] == "evaluator"
+    assert rules.check(result.spec)[1] == []
+
+
+def test_data_that_is_written_out_in_a_metric_or_a_pass() -> None:
+    """As Olive up to 0.6 allowed."""
+    rows = {"name": "rows", "load_dataset_config": {"params": {"data_name": "json", "data_files": "rows.jsonl"}},
+            "pre_process_data_config": {"params": {"text_cols": ["a", "b"]}}}  # fmt: skip
+    config = with_metrics({**ACCURACY, "data_config": rows})
+    config["passes"]["tune"]["train_data_config"] = {key: value for key, value in rows.items() if key != "name"}
+    result = import_config(config, OPTIONS)
+    assert lost(config, result) == []
+    assert [item["name"] for item in result.spec["dataConfigs"]] == ["train", "rows", "trainDataConfig"]
+    assert result.spec["passes"][0]["config"]["trainDataConfig"] == "trainDataConfig"
+    assert result.spec["evaluators"][0]["metrics"][0]["dataConfig"] == "rows"
     assert rules.check(result.spec)[1] == []
 
 

@@ -46,7 +46,7 @@ def only_problem(spec: Spec) -> tuple[str, str, str, str]:
 def test_an_unknown_field_gets_the_nearest_right_name(path: str, value: object, remedy: str | None) -> None:
     where, shown, message, said = only_problem(changed(job_spec(), path, value))
     assert (where, message) == (f"spec.{path}", "unknown field")
-    assert shown == ({dict: "dict", list: "list"}.get(type(value)) or str(value))
+    assert shown == ({dict: "an object", list: "a list"}.get(type(value)) or str(value))
     if remedy is not None:
         assert said == remedy
     else:
@@ -148,7 +148,7 @@ def _all_fields(model: Any) -> set[str]:
             changed(job_spec(), "dataConfigs[0].loadDatasetConfig.dataFiles", []),
             (
                 "spec.dataConfigs[0].loadDatasetConfig.dataFiles",
-                "list",
+                "a list",
                 "list should have at least 1 item after validation, not 0",
                 "",
             ),

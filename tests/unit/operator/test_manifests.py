@@ -344,10 +344,18 @@ def test_an_adapter_of_a_hub_needs_the_hubs_token() -> None:
     assert readers == {"prepare", "evaluate-input", "lora"}
 
 
+def test_a_stage_is_told_nothing_of_a_model_that_older_trainers_do_not_know() -> None:
+    """Their types are closed; a system's own image may be built from any of them."""
+    model = json.loads(environment("lora")[STAGE_ENV])["inputModel"]
+    assert set(model) == {"type", "modelPath", "task", "loadKwargs", "tokenSecretRef"}
+    assert set(model["loadKwargs"]) == {"trustRemoteCode"}
+
+
 def test_every_stage_is_told_how_much_to_log() -> None:
+    told = [stage for stage in STAGES if "logSeverityLevel" in json.loads(environment(stage)[STAGE_ENV])]
+    assert told == [], "older images know none"
     for job in all_jobs(changed(job_spec(), "engine.logSeverityLevel", 3)).values():
-        environment = {item["name"]: item["value"] for item in job["spec"]["template"]["spec"]["containers"][0]["env"]}
-        assert json.loads(environment[STAGE_ENV])["logSeverityLevel"] == 3
+        assert json.loads(variables_of(job["spec"]["template"]["spec"])[STAGE_ENV])["logSeverityLevel"] == 3
 
 
 def variables_of(template: dict[str, Any]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def test_policies_are_sorted_by_name_and_others_do_not_hold() -> None:
         (
             {"namespaceSelector": {"matchLabels": {"team": "b"}}, "allowPickle": True},
             {"team": "b"},
-            "spec.allowPickle (True): unknown field.",
+            "spec.allowPickle (true): unknown field.",
         ),
         ({"namespaceSelector": {"matchLabels": 3}}, {}, "spec.namespaceSelector.matchLabels (3)"),
         (None, {}, "it has no spec"),

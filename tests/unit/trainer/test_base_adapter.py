@@ -14,6 +14,7 @@ from finetune_api.rules import check
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.fetch import fetch_base_adapter
+from finetune_trainer.stage import _inputs as inputs_of
 
 from .world import World
 
@@ -123,6 +124,23 @@ def test_a_pass_that_could_not_go_on_from_it(
 def test_all_that_differs_is_named_at_once(adapted: World) -> None:
     put(adapted, {"r": 4, "lora_alpha": 2, "use_dora": True})
     assert len(failure(adapted).problems) == 3
+
+
+def test_a_builder_cannot_keep_doras_adapter_unmerged(adapted: World) -> None:
+    put(adapted, {"use_dora": True})
+    config = {"precision": "int4", "adapter": "unmerged"}
+    adapted.spec["passes"] = [{"name": "onnx", "type": "ModelBuilder", "config": config}]
+    assert [item.path for item in failure(adapted).problems] == ["spec.passes[0].config.adapter"]
+
+
+def test_a_stages_adapter_is_the_input_models_where_none_comes_from_upstream(adapted: World) -> None:
+    pins = adapted.prepare().prepared.pins
+    model = check(adapted.spec)[0].input_model
+    place = adapted.place(adapted.document("LoRA", "lora", inputModel=model, pins=pins))
+    (folders, manifests), base = inputs_of(place)
+    assert list(folders) == ["adapter"]
+    assert manifests == {}
+    assert (base / "config.json").is_file()
 
 
 def test_a_merge_alone_takes_what_training_would_not(adapted: World) -> None:

@@ -18,8 +18,10 @@ from pydantic import BaseModel
 
 from finetune_api.data import DataConfig, LoadDatasetConfig, PreProcessDataConfig, SplitFiles
 from finetune_api.extra_args import ExtraArgs
+from finetune_api.job import JobSpec
 from finetune_api.training import LrSchedulerKwargs, TrainingArgs
-from finetune_operator.manifests import _trackers_secret
+from finetune_operator.mounts import mounts
+from finetune_operator.plan import PodSettings
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.data import Tokens, arrange, render, tokenize
 from finetune_trainer.errors import StageFailure
@@ -36,6 +38,8 @@ from finetune_trainer.training.trackers import Trackers, open_trackers
 
 from . import test_hub_data
 from .letters import Letters
+from .test_extra_args import TABLE as EXTRA
+from .test_extra_args import own_arithmetic  # noqa: F401  (a fixture)
 from .test_hub import COMMIT, hub, sources  # noqa: F401  (fixtures)
 from .test_hub_data import data_set  # noqa: F401  (a fixture)
 from .test_trackers import DOCUMENT
@@ -325,10 +329,20 @@ def run_named(place: Any, **fields: Any) -> str:
     return names[0]
 
 
-def secret_mounted(_: Any, **fields: Any) -> str | None:
-    return _trackers_secret(DOCUMENT.model_copy(update={"config": {"trainingArgs": args(**fields).wire()}}))
+def secrets_mounted(_: Any, **fields: Any) -> list[str]:
+    """The Secrets that the training's pod gets."""
+    document = DOCUMENT.model_copy(update={"config": {"trainingArgs": args(**fields).wire()}})
+    spec = JobSpec.model_validate(SPEC)
+    volumes = [mounted.volume() for mounted in mounts(PodSettings(image="trainer"), document, spec, "1Gi")]
+    return [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
 
 
+SPEC = {
+    "inputModel": {"modelPath": "s3://bucket/model"},
+    "dataConfigs": [{"name": "d", "loadDatasetConfig": {"dataFiles": ["s3://bucket/rows"]}}],
+    "passes": [{"name": "lora", "type": "LoRA", "config": {"trainDataConfig": "d"}}],
+    "storage": {"uri": "s3://bucket/out"},
+}
 EVERY_2, WSD = {"evalStrategy": "steps", "evalSteps": 2}, {"lrSchedulerType": "warmup_stable_decay"}
 LINEAR = {"lrSchedulerType": "linear"}
 TRAINING = {
@@ -366,7 +380,7 @@ TRAINING = {
     "loggingSteps": Case({"loggingSteps": 2}, {"loggingSteps": 3}, ran("logged")),
     "loggingFirstStep": Case({"loggingFirstStep": True}, {}, ran("logged")),
     "reportTo": Case({}, {"reportTo": ["tensorboard"]}, opened_trackers),
-    "reportToSecretRef": Case({}, {"reportToSecretRef": {"name": "tracking"}}, secret_mounted),
+    "reportToSecretRef": Case({}, {"reportToSecretRef": {"name": "tracking"}}, secrets_mounted),
     "runName": Case({}, {"runName": "mine"}, run_named),
     "evalStrategy": Case({"evalStrategy": "steps", "loggingSteps": 2}, {}, ran("evaluated")),
     "evalSteps": Case(EVERY_2, EVERY_2 | {"evalSteps": 3}, ran("evaluated")),
@@ -406,24 +420,11 @@ SCHEDULE = {
     "decayType": scheduled("warmup_stable_decay", {"decayType": "linear"}, numDecaySteps=4),
     "minLrRatio": scheduled("warmup_stable_decay", {"minLrRatio": 0.2}, numDecaySteps=2),
 }
-THREES = {"perDeviceTrainBatchSize": 3, "maxSteps": None}
-EVALUATED = {"evalStrategy": "steps", "evalSteps": 1}
 
-
-def emptied(place: Any, **fields: Any) -> int:
-    """How often torch is asked to give back memory that it keeps."""
-    calls: list[int] = []
-    place.fixture("monkeypatch").setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
-    Ran(**fields)
-    return len(calls)
-
-
-EXTRA = {
-    "dataloader_drop_last": Case(THREES | {"extraArgs": {"dataloader_drop_last": "true"}}, THREES, ordered),
-    "eval_delay": Case(EVALUATED | {"extraArgs": {"eval_delay": "4"}}, EVALUATED, ran("evaluated")),
-    "eval_on_start": Case(EVALUATED | {"extraArgs": {"eval_on_start": "true"}}, EVALUATED, ran("evaluated")),
-    "tf32": Case({}, {"extraArgs": {"tf32": "true"}}, lambda _, **fields: args(**fields).extra().tf32),
-    "torch_empty_cache_steps": Case({}, {"extraArgs": {"torch_empty_cache_steps": "2"}}, emptied),
+# Value, further settings, and what is seen: with it and without.
+EXTRA_ARGS = {
+    name: Case(more, more | {"extraArgs": {name: value}}, lambda _, seen=seen, **fields: seen(**fields))
+    for name, (value, more, seen) in EXTRA.items()
 }
 
 TABLE: dict[type[BaseModel], dict[str, Case]] = {
@@ -433,7 +434,7 @@ TABLE: dict[type[BaseModel], dict[str, Case]] = {
     PreProcessDataConfig: PROCESS,
     TrainingArgs: TRAINING,
     LrSchedulerKwargs: SCHEDULE,
-    ExtraArgs: EXTRA,
+    ExtraArgs: EXTRA_ARGS,
 }
 
 

@@ -71,17 +71,6 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[..., Any]]] = {
 }
 
 
-def test_the_table_has_all() -> None:
-    assert set(TABLE) == set(ExtraArgs.model_fields)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_it_makes_a_difference(name: str) -> None:
-    value, beside, seen = TABLE[name]
-    assert seen(**beside) == seen(**beside)
-    assert seen(**beside, extraArgs={name: value}) != seen(**beside)
-
-
 def test_in_sequence_means_the_rows_own_order_in_every_epoch() -> None:
     taken = order(**EPOCHS, extraArgs={"train_sampling_strategy": "sequential"})
     assert [index for step in taken for part in step for index in part] == [*range(20)] * 2

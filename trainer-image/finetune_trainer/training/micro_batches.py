@@ -61,9 +61,8 @@ class Passes:
         return replace(self, tokens=(self.tokens + 1) // 2)
 
     def on_all(self, world: World) -> Passes:
-        """The least that any rank of `world` takes."""
-        tokens = None if self.tokens is None else world.least(self.tokens)
-        return Passes(world.least(self.samples), tokens)
+        """The least that any rank of `world` takes; by samples where one of them counts those."""
+        return Passes(world.least(self.samples), world.least(self.tokens or 0) or None)
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,8 @@ def fitted(
         report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
     if fit.recomputing:
         report.log("activations: computed again in the backward pass, since memory asks for it")
-    if not args.auto_batch_size or fit.size < planned:
+    by_samples = setup.collate.side_by_side is None
+    if not args.auto_batch_size or (by_samples and fit.size < planned):
         return Passes(fit.size)
     return joined(setup, lengths, args, Fill(tokens, fit.taken, free), report)
 

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+# What costs seconds and a training does without: transformers' Trainer alone takes as long as all that it needs.
+NEEDLESS = ("transformers.trainer", "transformers.training_args", "datasets", "scipy", "sklearn", "pandas", "onnx")
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "onnxruntime_genai")
 
 PROGRAM = """
@@ -30,7 +34,9 @@ print(json.dumps([name for name in {heavy} if name in sys.modules]))
 """
 
 
-def imported(context: Any, module: str, function: str, rows: dict[str, Any], output: Path) -> set[str]:
+def imported(
+    context: Any, module: str, function: str, rows: dict[str, Any], output: Path, heavy: tuple[str, ...] = HEAVY
+) -> set[str]:
     """The heavy packages that one function of a pass has imported in a process of its own."""
     given = {
         "document": context.document.wire(),
@@ -40,7 +46,7 @@ def imported(context: Any, module: str, function: str, rows: dict[str, Any], out
         "scratch": str(context.scratch),
         "rows": rows,
     }
-    program = PROGRAM.format(module=module, function=function, heavy=HEAVY)
+    program = PROGRAM.format(module=module, function=function, heavy=heavy)
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(given),
@@ -73,3 +79,8 @@ def test_evaluating_a_merged_model_needs_neither_peft_nor_bitsandbytes(
 ) -> None:
     context = accuracy_of(model=merged.folder).context
     assert imported(context, "evaluate", "run", rows, tmp_path) <= {"torch", "transformers", "accelerate"}
+
+
+@pytest.mark.slow
+def test_training_imports_no_trainer_of_transformers(adapter: Any, rows: dict[str, Any], tmp_path: Path) -> None:
+    assert imported(adapter.context, "lora", "run", rows, tmp_path, (*NEEDLESS, "peft")) == {"peft"}

@@ -6,6 +6,7 @@ those that the kernel would be given.
 
 from __future__ import annotations
 
+import io
 import random
 from itertools import pairwise
 from typing import Any
@@ -26,11 +27,14 @@ from transformers import (
 )
 
 from finetune_api.data import PreProcessDataConfig
+from finetune_api.training import TrainingArgs
 from finetune_trainer.data import Sample, Tokens, arrange, tokenize
-from finetune_trainer.training import kernels, varlen
+from finetune_trainer.report import Reporter
+from finetune_trainer.training import kernels, split, varlen
 from finetune_trainer.training.batches import Collator
-from finetune_trainer.training.micro_batches import by_tokens, split_up
+from finetune_trainer.training.micro_batches import ENOUGH_TOKENS, Fill, Passes, by_tokens, joined, split_up
 from finetune_trainer.training.setup import Setup
+from finetune_trainer.training.world import Alone
 
 from ..letters import Letters
 
@@ -192,6 +196,73 @@ def test_runs_are_split_up_to_the_number_that_another_rank_has(lengths: list[int
     parts = split_up(runs, number)
     assert len(parts) == number and all(parts)
     assert [index for part in parts for index in part] == list(range(len(lengths)))
+
+
+class Several(Alone):
+    """Ranks of which another one takes `least` at most."""
+
+    size = 2
+
+    def __init__(self, other: int) -> None:
+        self._other = other
+
+    def least(self, value: int) -> int:
+        return min(value, self._other)
+
+
+def test_all_ranks_do_as_many_passes_as_the_one_with_most() -> None:
+    parts, lengths = ((0, 1), (2, 3)), [10, 10, 10, 10]
+    passes = Passes(2, tokens=40)
+    assert passes.cut(parts, 2, lengths, Alone()) == [(0, 1, 2, 3)]
+    assert [len(part) for part in passes.cut(parts, 2, lengths, Several(-3))] == [1, 1, 2]
+    assert Passes(4).cut(parts, 2, lengths, Several(-3)) == [(0, 1, 2, 3)], "equal samples are counted, the same on all"
+    assert Passes(2, tokens=40).on_all(Several(30)) == Passes(2, tokens=30)
+    assert Passes(8).on_all(Several(3)) == Passes(3)
+    assert Passes(2, tokens=40).on_all(Several(0)).tokens is None, "the other one counts samples"
+
+
+def test_out_of_memory_halves_samples_or_tokens_down_to_one() -> None:
+    assert str(Passes(5).halved()) == "3 samples" and str(Passes(5, 9).halved()) == "5 tokens"
+    assert Passes(2).may_halve and not Passes(1).may_halve
+    assert Passes(1, 2).may_halve and not Passes(9, 1).may_halve
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "lengths", "taken", "args", "expected"),
+    [
+        (900, [900, 200], 2**30, {}, Passes(1, ENOUGH_TOKENS)),
+        (900, [900, 200], 2**33, {}, Passes(1, 4500)),
+        (900, [900, 200], 2**36, {}, Passes(1, 900)),
+        (None, [900, 200], 2**30, {}, Passes(1)),
+        (None, [900, 900], 2**30, {}, Passes(8)),
+        (None, [900, 900], 2**30, {"groupByLength": True}, Passes(1)),
+        (None, [900, 900], 2**30, {"gradientAccumulationSteps": 1}, Passes(1)),
+    ],
+)
+def test_passes_are_filled_as_memory_allows(
+    side_by_side: int | None, lengths: list[int], taken: int, args: dict[str, Any], expected: Passes
+) -> None:
+    settings = TrainingArgs.model_validate({"gradientAccumulationSteps": 8} | args)
+    setup = Setup(torch.nn.Linear(1, 1), torch.device("cpu"), None, Collator(0, side_by_side=side_by_side))
+    fill = Fill(tokens=900, taken=taken, free=50 * 2**30)
+    assert joined(setup, lengths, settings, fill, Reporter(io.StringIO())) == expected
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_layers_are_compiled_for_one_length_or_any_and_phi3_in_parts(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    compiled: list[dict[str, Any]] = []
+    monkeypatch.setattr(kernels.GradientCheckpointingLayer, "compile", lambda _, **given: compiled.append(given))
+    lora = peft.LoraConfig(target_modules=["o_proj", "qkv_proj"])
+    model = peft.get_peft_model(AutoModelForCausalLM.from_config(CONFIGS["phi3"], attn_implementation="sdpa"), lora)
+    kernels.apply(model, kernels.Kernels(False, False, True, (), varlen=beside))
+    assert [given["dynamic"] for given in compiled] == [None if beside else False] * 2
+    assert all(given["options"]["fallback_random"] for given in compiled)
+    assert model.config._attn_implementation == (varlen.NAME if beside else "sdpa")
+    assert sum(isinstance(module, split.SplitAttention) for module in model.modules()) == 2
 
 
 def test_the_filler_is_as_long_as_the_first_sample() -> None:
