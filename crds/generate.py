@@ -12,6 +12,7 @@ from finetune_api.crd import crd
 from finetune_api.job import JobSpec
 from finetune_api.policy import PolicySpec
 from finetune_api.policy_crd import policy_crd
+from manifest_schema import SCHEMAS, VERSION, manifest_schema
 
 HEADER = "# Generated from crds/finetune_api by `make crds`; do not edit.\n"
 HERE = Path(__file__).parent
@@ -42,6 +43,13 @@ def render_docs() -> dict[Path, str]:
     """File → content, for all that people and editors read."""
     return {
         HERE.parent / "docs" / "api.md": reference(ROOTS),
+        **{
+            HERE.parent / "docs" / "schemas" / f"{name}.v{VERSION}.json": json.dumps(
+                manifest_schema(model), indent=1, ensure_ascii=False
+            )
+            + "\n"
+            for name, model in SCHEMAS.items()
+        },
         HERE / "finetunejob.schema.json": json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 
@@ -51,4 +59,5 @@ if __name__ == "__main__":
         for name, content in render().items():
             (folder / name).write_text(content)
     for path, content in render_docs().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(content)

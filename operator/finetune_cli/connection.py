@@ -83,6 +83,16 @@ class Cluster:
         )
         return [item["metadata"]["name"] for item in found["items"]]
 
+    def all_jobs(self, seconds: float = REQUEST_SECONDS) -> list[Body]:
+        """The FinetuneJobs of all namespaces."""
+        found: Body = self._asked(
+            f"listing {KIND}s of all namespaces",
+            lambda: self._jobs.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=seconds),
+            missing=lambda: f"this cluster does not know {KIND}s; install the operator's chart first",
+        )
+        items: list[Body] = found["items"]
+        return items
+
     def namespaces(self, seconds: float = REQUEST_SECONDS) -> list[str]:
         """Names of the cluster's namespaces."""
         found = self._asked("listing namespaces", lambda: self._core.list_namespace(_request_timeout=seconds))

@@ -32,6 +32,7 @@ COMMANDS = {
     "retry": "run an ended job again",
     "download": "fetch what a job has published, every file checked",
     "verify": "check published files against their manifests",
+    "gc": "find what nobody needs any more in a store, and delete it",
     "lineage": "show what an artifact was made from",
     "report": "fetch a job's report and open it",
     "completion": "print the shell's completion script",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune_api import layout
 from finetune_api.data import DataConfig
+from finetune_api.model import InputModel
 from finetune_api.problems import problem
 from finetune_api.stage import Manifest, Pins, Reason, StageInput
 from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.model_source import ModelSource, open_adapter, open_model
 from finetune_trainer.rows import FileRows
 from finetune_trainer.sources import DataFile, SourceFile, data_digest, fetch_data, files_digest, files_path
+from finetune_trainer.volumes import is_volume
 from finetune_trainer.watching import watched
 from finetune_trainer.workplace import Workplace
 
@@ -44,8 +48,23 @@ def fetch_base(place: Workplace) -> Path | None:
     if model is None:
         return None
     pins = _pins(place)
+    if place.model_cache and not is_volume(model.model_path):
+        kept = place.model_cache.folder(
+            pins.model.digest, pins.model.size, lambda folder: _fetch_base_into(place, model, folder)
+        )
+        if kept:
+            return kept
     source = open_model(model, place.sources, revision=pins.model.revision)
     return _fetch_pinned_folder(place, source, model.model_path, pins.model.digest)
+
+
+def _fetch_base_into(place: Workplace, model: InputModel, folder: Path) -> None:
+    """Fetches the input model, as pinned, as the folder `folder`."""
+    pins = _pins(place)
+    sources = replace(place.sources, scratch=folder.with_name("fetching"))
+    source = open_model(model, sources, revision=pins.model.revision)
+    _fetch_pinned_folder(place, source, model.model_path, pins.model.digest).rename(folder)
+    shutil.rmtree(sources.scratch, ignore_errors=True)
 
 
 def fetch_base_adapter(place: Workplace) -> Path | None:

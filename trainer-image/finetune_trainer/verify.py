@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from finetune_trainer.s3_errors import Place
 from finetune_trainer.store import is_inside
 
 MANIFEST = "manifest.json"
+PROVENANCE = "provenance.json"
 _BATCH = 16
 
 
@@ -55,13 +57,30 @@ def verify(objects: Objects, folder: str) -> Iterator[Verdict]:
     except ValidationError:
         yield _verify_stage(objects, folder, body, None)
         return
-    for artifact in model.artifacts:
-        stage = f"stages/{artifact.key}"
-        found = objects.read(layout.manifest_path(artifact.key))
+    yield from _verify_model(objects, folder, model)
+
+
+def _verify_model(objects: Objects, folder: str, model: ModelManifest) -> Iterator[Verdict]:
+    """Verdicts on a published model's artifacts, on every stage that they were made from, and on its provenance."""
+    wanted = {artifact.key: (artifact.name, artifact.digest) for artifact in model.artifacts}
+    looked: set[str] = set()
+    while left := [key for key in wanted if key not in looked]:
+        key = left[0]
+        looked.add(key)
+        name, digest = wanted[key]
+        stage = f"stages/{key}"
+        found = objects.read(layout.manifest_path(key))
         if found is None:
-            yield Verdict(artifact.name, 0, 0, (f"{stage}/{MANIFEST} is missing",))
-        else:
-            yield _verify_stage(objects, stage, found, artifact.digest, name=artifact.name)
+            yield Verdict(name, 0, 0, (f"{stage}/{MANIFEST} is missing",))
+            continue
+        yield _verify_stage(objects, stage, found, digest, name=name)
+        with suppress(ValidationError):
+            for item in Manifest.model_validate_json(found).inputs.values():
+                wanted.setdefault(item.key, (item.stage, item.digest))
+    if model.provenance is not None:
+        body = objects.read(_join(folder, PROVENANCE)) or b""
+        wrong = () if sha256(body).hexdigest() == model.provenance else (f"{PROVENANCE} is not the published one",)
+        yield Verdict("provenance", 1, len(body), wrong)
 
 
 def _verify_inner(objects: Objects, folder: str) -> Iterator[Verdict]:

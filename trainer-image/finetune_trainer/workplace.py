@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune_api.stage import StageDocument
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.environment import Environment
+from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.report import Reporter
 from finetune_trainer.s3 import QUICK, STEADY, connect
 from finetune_trainer.sources import Sources
@@ -26,6 +27,8 @@ class Workplace:
     report: Reporter
     checkpoints: Checkpoints
     termination: Termination
+    model_cache: ModelCache | None = None
+    publish_tokens: Path | None = None
 
 
 def open_workplace(environment: Environment, report: Reporter, termination: Termination | None = None) -> Workplace:
@@ -40,4 +43,15 @@ def open_workplace(environment: Environment, report: Reporter, termination: Term
     sources = Sources(connection, scratch, environment.sources, environment.hub_token)
     checkpoints = Checkpoints.on(connection, document, scratch / "checkpoints", report)
     store = ArtifactStore.on(connection, document.job.namespace)
-    return Workplace(document, store, sources, scratch, report, checkpoints, termination or Termination())
+    cache = environment.model_cache
+    return Workplace(
+        document,
+        store,
+        sources,
+        scratch,
+        report,
+        checkpoints,
+        termination or Termination(),
+        ModelCache(cache, environment.model_cache_bytes, report) if cache else None,
+        environment.publish_tokens,
+    )

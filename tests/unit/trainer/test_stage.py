@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import jsonschema
 import pytest
 
 from finetune_api import layout
@@ -18,6 +20,7 @@ from finetune_trainer.stage import run_stage
 
 from .world import JOB, ROWS, World, lines
 
+SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 KEYS = {"lora": "1" * 64, "merge": "2" * 64}
 
 
@@ -46,8 +49,8 @@ def passes(monkeypatch) -> dict[str, ModuleType]:
 def run_lora(world: World, key: str = KEYS["lora"]) -> StageResult:
     pins = world.prepare().prepared.pins
     spec = check(world.spec)[0]
-    document = world.document("LoRA", "lora", key, inputModel=spec.input_model, data=spec.data_configs, pins=pins)
-    return world.run(document)
+    inputs = {"inputModel": spec.input_model, "data": spec.data_configs, "pins": pins}
+    return world.run(world.document("LoRA", "lora", key, image="trainer:1", gpus=2, **inputs))
 
 
 def merge_document(world: World, digest: str):
@@ -64,6 +67,9 @@ def test_outputs_are_published_with_their_manifest(world, passes):
     assert manifest["versions"]["torch"]
     assert manifest["pins"]["data"]["train"]["rows"] == len(ROWS)
     assert result.bytes == sum(file["size"] for file in manifest["files"])
+    jsonschema.validate(manifest, json.loads((SCHEMAS / "stage-manifest.v2.json").read_text()))
+    assert manifest["usage"]["gpu_seconds"] == pytest.approx(2 * manifest["usage"]["seconds"], abs=0.01)
+    assert (manifest["image"], manifest["gpus"]) == ("trainer:1", 2)
 
 
 def test_a_published_stage_is_adopted_without_running(world, passes):

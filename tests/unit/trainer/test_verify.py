@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from finetune_api.keys import canonical
-from finetune_api.layout import model_manifest_path
-from finetune_api.stage import Artifact, JobRef, Manifest, ModelManifest, ModelPin, Pins
+from finetune_api.layout import model_manifest_path, provenance_path
+from finetune_api.stage import Artifact, JobRef, Manifest, ModelManifest, ModelPin, Pins, StageInput
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.folder_objects import FolderObjects
 from finetune_trainer.store import ArtifactStore, Committed
-from finetune_trainer.verify import main
+from finetune_trainer.verify import main, verify
 
 JOB = JobRef(namespace="ns", name="job", uid="u", generation=1)
 KEYS = {"adapter": "a" * 64, "onnx": "b" * 64}
@@ -144,3 +146,68 @@ def test_in_a_bucket(root, s3, tmp_path, capsys):
     assert "weights.bin has other content" in capsys.readouterr().out
     assert main(["s3://no-such-bucket/stages/x", *options]) == 2
     assert "no bucket" in capsys.readouterr().err
+
+
+def test_one_flipped_byte_anywhere_is_found_by_verify_and_by_the_next_stage(root, tmp_path):
+    objects = FolderObjects(root)
+    store = ArtifactStore(objects, "file://store")
+    digest = store.read_manifest(KEYS["adapter"]).digest
+    stage = root / STAGE
+    places = [stage / "manifest.json", stage / "attempt-1/deep/config.json", stage / "attempt-1/weights.bin"]
+    looked = 0
+    for path in places:
+        body = path.read_bytes()
+        step = 1 if len(body) < 2000 else 997
+        for at in range(0, len(body), step):
+            path.write_bytes(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
+            assert any(verdict.faults for verdict in verify(objects, MODEL)), f"{path.name}, byte {at}"
+            assert not is_used(store, digest, tmp_path / "next"), f"{path.name}, byte {at}"
+            looked += 1
+        path.write_bytes(body)
+    assert looked > 500
+    assert is_used(store, digest, tmp_path / "next")
+    assert not any(verdict.faults for verdict in verify(objects, MODEL))
+
+
+def is_used(store: ArtifactStore, digest: str, folder: Path) -> bool:
+    """Whether the next stage would work with what it finds: as `finetune_trainer.fetch.fetch_input` asks."""
+    try:
+        found = store.read_manifest(KEYS["adapter"], digest)
+        if found is None or found.digest != digest:
+            return False
+        store.download(found.manifest, folder)
+    except StageFailure:
+        return False
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def test_what_artifacts_were_made_from_is_verified_too(root, capsys):
+    """A model whose adapter, which is no artifact of its own, was damaged."""
+    store = ArtifactStore(FolderObjects(root), "file://store")
+    adapter = store.read_manifest(KEYS["adapter"])
+    upstream = {"adapter": StageInput(stage="lora", key=KEYS["adapter"], digest=adapter.digest)}
+    merged = store.commit(adapter.manifest.model_copy(update={"key": "d" * 64, "inputs": upstream, "files": []}))
+    artifact = Artifact(name="model", stage="merge", key="d" * 64, digest=merged.digest)
+    model = ModelManifest(job=JOB, artifacts=[artifact], pins=Pins(model=ModelPin(digest="c" * 64)))
+    store.write_document(model_manifest_path("ns", "job", 2), canonical(model.wire()))
+    assert main([f"{root}/models/ns/job/2"]) == 0
+    assert "ok  lora: 2 files" in capsys.readouterr().out
+    flip(root / STAGE / "attempt-1/weights.bin")
+    assert main([f"{root}/models/ns/job/2"]) == 1
+    assert "BAD lora: weights.bin has other content" in capsys.readouterr().out
+
+
+def test_a_provenance_that_was_changed(root, capsys):
+    store = ArtifactStore(FolderObjects(root), "file://store")
+    body = b'{"_type": "statement"}'
+    model = ModelManifest(
+        job=JOB, artifacts=[], pins=Pins(model=ModelPin(digest="c" * 64)), provenance=sha256(body).hexdigest()
+    )
+    store.write_document(model_manifest_path("ns", "job", 3), canonical(model.wire()))
+    store.write_document(provenance_path("ns", "job", 3), body)
+    assert main([f"{root}/models/ns/job/3"]) == 0
+    flip(root / provenance_path("ns", "job", 3))
+    assert main([f"{root}/models/ns/job/3"]) == 1
+    assert "BAD provenance" in capsys.readouterr().out

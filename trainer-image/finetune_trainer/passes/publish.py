@@ -9,7 +9,9 @@ from finetune_api import layout
 from finetune_api.keys import canonical
 from finetune_api.outline import REPORT
 from finetune_api.problems import problem
-from finetune_api.stage import Artifact, Manifest, ModelManifest, Reason, StageResult
+from finetune_api.publishing import PublishTarget
+from finetune_api.stage import Artifact, Manifest, ModelManifest, Pins, Reason, StageResult
+from finetune_trainer.attestation import statement
 from finetune_trainer.errors import bad_input
 from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.workplace import Workplace
@@ -27,11 +29,13 @@ def answer(place: Workplace) -> StageResult:
     published = [_complete(place, artifact) for artifact in document.artifacts]
     if document.spec is not None:
         published.append(_report(place))
-    manifest = ModelManifest(job=document.job, artifacts=published, pins=document.pins)
+    provenance = _provenance(place, document.pins, published)
+    manifest = ModelManifest(job=document.job, artifacts=published, pins=document.pins, provenance=provenance)
     path = layout.model_manifest_path(document.job.namespace, document.job.name, document.job.generation)
     body = canonical(manifest.wire())
     place.store.write_document(path, body)
     place.report.log(f"published {layout.join(document.storage.uri, path)}")
+    _push(place, published)
     return StageResult(
         key=document.key,
         ok=True,
@@ -40,6 +44,39 @@ def answer(place: Workplace) -> StageResult:
         bytes=sum(artifact.bytes for artifact in published),
         published=published,
     )
+
+
+def _provenance(place: Workplace, pins: Pins, published: list[Artifact]) -> str | None:
+    """Writes the statement about what is published, and returns its sha256; None without a spec to speak of."""
+    document = place.document
+    if document.spec is None:
+        return None
+    stages: dict[str, tuple[str, Manifest]] = {}
+    wanted = {item.key: item.digest for item in [*document.stages, *published]}
+    for key, digest in wanted.items():
+        found = place.store.read_manifest(key, digest)
+        if found:
+            stages[key] = (found.digest, found.manifest)
+    body = canonical(statement(document.job, document.spec, pins, published, stages, document.storage.uri))
+    path = layout.provenance_path(document.job.namespace, document.job.name, document.job.generation)
+    place.store.write_document(path, body)
+    return sha256(body).hexdigest()
+
+
+def _push(place: Workplace, published: list[Artifact]) -> None:
+    """Pushes artifacts to where the spec wants them; what is there already is left alone."""
+    spec = place.document.spec or {}
+    targets = [PublishTarget.model_validate(item) for item in spec.get("publishTargets", [])]
+    if not targets:
+        return
+    from finetune_trainer.hub_push import push  # noqa: PLC0415  (huggingface_hub takes long to import)
+
+    artifacts = {artifact.name: artifact for artifact in published}
+    for target in targets:
+        place.report.progress(activity=f"pushing {target.artifact} to {target.name}"[:64])
+        token = place.publish_tokens / target.name / "token" if place.publish_tokens else None
+        commit = push(place.store, artifacts[target.artifact], target, token, place.document.job, place.scratch)
+        place.report.log(f"{target.repo_id} has {target.artifact}: {commit or 'it was there already'}")
 
 
 def _report(place: Workplace) -> Artifact:
