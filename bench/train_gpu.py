@@ -307,7 +307,7 @@ def layers(name: str) -> Iterator[None]:
     """Within, the trainer computes with plain layers, or with compiled ones however short the training is."""
     untouched = kernels.Kernels(fused_loss=False, fused_layers=False, compiled=False, reasons=())
     if name == "plain":
-        changed: dict[str, Any] = {"choose": lambda _: untouched, "keep_input_type": lambda _: None}
+        changed: dict[str, Any] = {"choose": lambda *_, **__: untouched, "keep_input_type": lambda _: None}
     else:
         changed = {"COMPILE_FROM_FLOP": 0.0}
     with mock.patch.multiple(kernels, **changed):

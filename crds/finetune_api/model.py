@@ -36,7 +36,8 @@ class LoadKwargs(Model):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None,
         description="Attention implementation of transformers. flash_attention_2 needs weights of 16 bits and "
-        "an image that has flash-attn; stages without a GPU use sdpa in its place. Default: sdpa.",
+        "an image that has flash-attn; stages without a GPU use the default in its place. Default: sdpa where the "
+        "architecture has it, else eager (Gemma 2).",
     )
     trust_remote_code: bool = Field(
         False,

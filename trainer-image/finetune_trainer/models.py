@@ -82,13 +82,16 @@ def load_with_adapter(folder: Path, load: LoadKwargs, adapter: Path | None, devi
     return PeftModel.from_pretrained(model, adapter).eval()
 
 
-def _attention(load: LoadKwargs, device: torch.device) -> str:
-    """The attention implementation for `device`: stages of one job run with and without a GPU."""
-    wanted = load.attn_implementation or "sdpa"
+def _attention(load: LoadKwargs, device: torch.device) -> str | None:
+    """The attention implementation for `device`: stages of one job run with and without a GPU.
+
+    None leaves it to transformers: sdpa where the architecture has it, else eager (Gemma 2).
+    """
+    wanted = load.attn_implementation
     if wanted != "flash_attention_2":
         return wanted
     if device.type != "cuda":
-        return "sdpa"
+        return None
     if not is_flash_attn_2_available():
         path, remedy = "spec.inputModel.loadKwargs.attnImplementation", "Use sdpa, or an image that has flash-attn."
         raise bad_input(Reason.UNSUPPORTED, problem(path, wanted, "the image has no flash-attn", remedy))

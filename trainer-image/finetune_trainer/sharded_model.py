@@ -82,7 +82,7 @@ def _skeleton(folder: Path, load: LoadKwargs, dtype: torch.dtype) -> PreTrainedM
         return AutoModelForCausalLM.from_config(
             config,
             dtype=dtype,
-            attn_implementation=load.attn_implementation or "sdpa",
+            attn_implementation=load.attn_implementation,
             trust_remote_code=load.trust_remote_code,
         )
 
