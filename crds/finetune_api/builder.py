@@ -92,13 +92,13 @@ class ModelBuilderConfig(Model):
     int4_algo_config: Literal["default", "rtn", "k_quant", "k_quant_mixed", "k_quant_last", "auto"] | None = Field(
         None,
         description="Quantization algorithm, for int4 and int8. auto, for int4: the smallest of default with blocks of "
-        "128, default with blocks of 32, k_quant, k_quant_last and k_quant_mixed that meets the evaluator's "
-        "max-degradation goals beside the model it is built from, on validation rows "
+        "128, default with blocks of 32, k_quant, k_quant_last, k_quant_mixed, and this with blocks of 16, that meets "
+        "the evaluator's max-degradation goals beside the model it is built from, on validation rows "
         "(evaluators[].validationSize), with the whole 95 % interval of the paired comparison; where none does, the "
         "nearest to it of those whose figures meet the goals. Default: the builder's.",
     )
-    max_tries: Annotated[int, Field(ge=1, le=5)] | None = Field(
-        None, description="With int4AlgoConfig auto: how many of its settings are tried at most. Default: 5."
+    max_tries: Annotated[int, Field(ge=1, le=6)] | None = Field(
+        None, description="With int4AlgoConfig auto: how many of its settings are tried at most. Default: 6."
     )
     int4_op_types_to_quantize: (
         Annotated[list[Literal["MatMul", "Gather"]], Field(min_length=1, max_length=2)] | None

@@ -50,13 +50,14 @@ class Candidate:
         return config.model_copy(update={"int4_algo_config": self.algo, "int4_block_size": self.block})
 
 
-# By size: larger blocks have fewer scales; k_quant searches for them; the last two hold some products in 8 bits.
+# By size: larger blocks have fewer scales; k_quant searches for them; the last three hold some products in 8 bits.
 CANDIDATES = (
     Candidate("default", 128),
     Candidate("default", 32),
     Candidate("k_quant", 32),
     Candidate("k_quant_last", 32),
     Candidate("k_quant_mixed", 32),
+    Candidate("k_quant_mixed", 16),
 )
 
 
@@ -82,7 +83,7 @@ class Try:
     @property
     def sureness(self) -> float:
         """How far the worst of its intervals is on the good side, in widths of that interval; 0 and above is sure."""
-        if not self.met:
+        if not self.met or any(math.isinf(item.low) for item in self.margins.values()):
             return -math.inf
         return min(item.low / max(item.high - item.low, 1e-9) for item in self.margins.values())
 
@@ -243,8 +244,9 @@ def _none(tries: list[Try]) -> StageFailure:
         for item in tries
     ]
     only_broken = all(item.broken and all(found.value >= 0 for found in item.margins.values()) for item in tries)
+    last = tries[-1].verdict.removesuffix(".")
     message = (
-        f"None of {len(tries)} quantizations will do ({'; '.join(shown)}). The last: {tries[-1].verdict}. "
+        f"None of {len(tries)} quantizations will do ({'; '.join(shown)}). The last: {last}. "
         "Allow more degradation, raise maxTries, or use precision fp16 or fp32."
     )
     reason = Reason.ONNX_DIVERGED if only_broken else Reason.GOAL_NOT_MET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -211,3 +212,8 @@ def test_what_is_sure_comes_first_and_what_is_likeliest_after_it(
     assert figures["sure"] == said["sure"] == (chosen == "sure")
     number = [item.candidate.algo for item in outcomes].index(chosen) + 1
     assert (context.output / "model.onnx").read_text() == f"try-{number}"
+
+
+def test_an_interval_without_an_end_is_never_sure() -> None:
+    assert tried("wide", 0.1, -math.inf).sureness == -math.inf
+    assert SURE.sureness >= 0 > LUCKIER.sureness > LUCKY.sureness > MISSED.sureness
