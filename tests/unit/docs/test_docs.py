@@ -68,6 +68,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
+def test_no_page_keeps_a_place_for_what_is_still_to_come(page: Path) -> None:
+    assert re.findall(r"^MEASURED$|\b(?:TODO|TBD|FIXME)\b|below once they", page.read_text(), re.MULTILINE) == []
+
+
 def test_every_command_is_described() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     assert [command for command in COMMANDS if not re.search(rf"\b{command}\b", page)] == []

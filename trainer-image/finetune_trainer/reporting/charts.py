@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Colours that stand for the style sheet's, replaced once the chart is drawn.
-_INK, _RULE = "#000000", "#0000b1"
+_INK, _RULE, _PANEL = "#000000", "#0000b1", "#0000c1"
 SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4")
-_COLOURS = {_INK: "currentColor", _RULE: "var(--rule)"} | {
+_COLOURS = {_INK: "currentColor", _RULE: "var(--rule)", _PANEL: "var(--panel)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
 }
 _WIDTH = 4.8  # inches, all charts alike
@@ -156,7 +156,8 @@ def _rows(axes: Axes, found: Sequence[Interval]) -> None:
         span = [[max(0.0, item.value - item.low)], [max(0.0, item.high - item.value)]]
         axes.errorbar(item.value, place, xerr=span, fmt="o", color=SERIES[item.colour], capsize=4, markersize=6)
         above = {"xytext": (0, 6), "textcoords": "offset points"}
-        axes.annotate(item.said, (item.value, place), ha="center", fontsize=_SMALL, **above)
+        ground = {"facecolor": _PANEL, "edgecolor": "none", "pad": 0.8}  # hides what lies behind the figure
+        axes.annotate(item.said, (item.value, place), ha="center", fontsize=_SMALL, bbox=ground, **above)
     axes.set_yticks(range(len(found)), [item.row for item in found])
     axes.set_ylim(len(found) - 0.5, -0.62)
     axes.grid(axis="y", visible=False)
