@@ -39,7 +39,9 @@ async def test_one_field_with_its_default_and_its_values(explained: Kubectl) -> 
     assert "FIELD: executionProvider <string>" in text
     assert "ENUM:\n    cpu\n    cuda\n    dml\n    webgpu\n" in text
     words = " ".join(text.split())
-    assert "a CPU build with the same settings is run in its place. Default: cpu." in words
+    assert (
+        "a CPU build with the same settings is run in its place. Default: engine.executionProviders, else cpu." in words
+    )
 
 
 async def test_the_job_itself(explained: Kubectl) -> None:
