@@ -39,7 +39,7 @@ pytestmark = [
 NAMESPACE = "team-a"
 JOB = "phi3-emotions"
 STAGES = ("prepare", "lora", "merge", "builder", "evaluate-builder", "publish")
-ARTIFACTS = ("adapter", "model", "onnx", "report")
+ARTIFACTS = {"adapter", "model", "onnx", "report"}
 FIRST = "docs/quickstart-cluster.md"
 SECONDS = 600
 # Where the example's job finds its inputs.
@@ -228,11 +228,13 @@ def test_what_the_commands_say_of_the_finished_job(example: Checkout) -> None:
     assert status["phase"] == "Succeeded"
     (read,) = documents(example.say("finetune status phi3-emotions -o yaml"))
     assert read.value == status
-    assert "20/20 (100 %)" in example.say("finetune logs phi3-emotions --stage lora --tail 20")
+    # The one stage that also runs for a job whose every result was found in the store, as after a page deleted it.
+    assert "published s3://finetune/jobs/models/team-a/" in example.say("finetune logs phi3-emotions --stage publish")
     assert "phi3-emotions: loss by step" in example.say("finetune plot phi3-emotions --width 60")
     assert len(json.loads(example.say("finetune plot phi3-emotions -o json"))) == 2
     verdicts = json.loads(example.say("finetune verify ftj/phi3-emotions -o json"))
-    assert [(item["name"], item["faults"]) for item in verdicts] == [(name, []) for name in ARTIFACTS]
+    assert {item["name"] for item in verdicts} >= ARTIFACTS
+    assert [item["name"] for item in verdicts if item["faults"]] == []
     fetched = json.loads(example.say("finetune download phi3-emotions model --dir fetched -o json"))
     assert [item["name"] for item in fetched] == ["model"]
     assert (example.folder / "fetched/model/config.json").is_file()
