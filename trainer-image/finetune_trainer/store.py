@@ -207,7 +207,8 @@ class ArtifactStore:
 
     def _corrupt(self, path: str, message: str, key: str) -> StageFailure:
         remedy = f"Delete {layout.manifest_path(key)} to have the stage computed again."
-        found = problem(STORAGE_PATH, layout.join(self._uri, path), message, remedy)
+        # The object in the message, not in the value: values are cut at a length that its URI may exceed.
+        found = problem(STORAGE_PATH, self._uri, f"{path}: {message}", remedy)
         return bad_input(Reason.ARTIFACT_CORRUPT, found)
 
 

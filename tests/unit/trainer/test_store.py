@@ -124,7 +124,7 @@ def test_a_file_that_is_not_the_manifests_is_refused(store, meddler, tmp_path, h
     with pytest.raises(StageFailure) as caught:
         store.download(committed.manifest, tmp_path / "back")
     assert caught.value.reason is Reason.ARTIFACT_CORRUPT
-    assert "adapter.bin" in caught.value.problems[0].value
+    assert f"{path}: " in caught.value.problems[0].message
     assert f"stages/{KEY}/manifest.json" in caught.value.problems[0].remedy
 
 
