@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ def _failure(error: Exception, repository: Repository) -> Exception:
     refused = _refusal(error, repository)
     if refused:
         return refused
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
     if not isinstance(error, OSError | LocalEntryNotFoundError) and not _is_transport(error):
         return error
     remedy = f"Check that pods may reach the hub, or give the {repository.kind} as s3:// or pvc://."

@@ -106,6 +106,7 @@ class ModelCache:
 
     def _make_room(self, size: int, wanted: str) -> None:
         """Removes the models that were not used for longest, but none that a pod uses, until `size` fits."""
+        self._sweep(wanted)
         kept = sorted(self._kept(), key=lambda path: (path / _HASHES).stat().st_mtime)
         total = sum(_size(path) for path in kept) + size
         for path in kept:
@@ -118,6 +119,19 @@ class ModelCache:
                 total -= _size(path)
                 self._report.log(f"the kept model {path.name[:12]} makes room")
                 self._remove(path)
+            finally:
+                os.close(lock)
+
+    def _sweep(self, wanted: str) -> None:
+        """Removes what pods that were killed have left of other models: who fetches one holds its lock."""
+        for left in self._root.glob("*.partial-*"):
+            digest = left.name.partition(".")[0]
+            if digest == wanted:
+                continue
+            lock = self._lock(digest)
+            try:
+                if _alone(lock):
+                    shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(lock)
 

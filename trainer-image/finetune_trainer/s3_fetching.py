@@ -33,6 +33,10 @@ class GoneError(Exception):
         self.key = key
 
 
+class AbandonedError(Exception):
+    """A fetch that nobody waits for any more."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Bytes of an object from `start` to `end`, not included (None: its end); only of the one with the ETag `tag`."""
@@ -68,6 +72,10 @@ class Fetching:
         """For downloads: their further parts."""
         self._pool.submit(task)
 
+    def finish(self) -> None:
+        """Waits for all that was submitted; raises the first failure."""
+        self._pool.finish()
+
     def ranged(self, wanted: Range, take: Callable[[int, bytes], None], answered: Answered | None = None) -> None:
         """Hands the bytes of `wanted` to `take`, each with its place; `answered` is told S3's first answer before.
 
@@ -88,6 +96,8 @@ class Fetching:
             expected = reached + int(answer["ContentLength"])
             with contextlib.closing(answer["Body"]) as body:
                 while content := body.read(CHUNK):
+                    if self._pool.ended:
+                        raise AbandonedError(wanted.key)
                     take(reached, content)
                     reached += len(content)
                     self._moved(len(content))
@@ -198,7 +208,7 @@ class _Download:
 
 def hash_objects(wire: Wire, keys: list[str], moved: Moved | None = None) -> dict[str, Transferred]:
     """Size and sha256 of objects, read from beginning to end and kept nowhere. Raises GoneError."""
-    fetching, pool, found = Fetching(wire, moved), Pool(), {}
+    fetching, found = Fetching(wire, moved), {}
 
     def one(key: str) -> None:
         sha256, size = hashlib.sha256(), 0
@@ -212,6 +222,6 @@ def hash_objects(wire: Wire, keys: list[str], moved: Moved | None = None) -> dic
         found[key] = Transferred(size, sha256.hexdigest())
 
     for key in keys:
-        pool.submit(lambda key=key: one(key))  # type: ignore[misc]
-    pool.finish()
+        fetching.submit(lambda key=key: one(key))  # type: ignore[misc]
+    fetching.finish()
     return found

@@ -67,7 +67,7 @@ class Sending:
     def _submit(self, task: Callable[[], None], amount: int) -> None:
         """Hands a part to the threads as soon as there is room for it in memory."""
         self._room.acquire()
-        if self._pool.failed:
+        if self._pool.ended:
             self._pool.finish()
 
         def run() -> None:

@@ -56,7 +56,8 @@ class Pool:
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="s3")
         self._futures: list[Future[None]] = []
         self._lock = threading.Lock()
-        self._failed = threading.Event()
+        self._ended = threading.Event()
+        self._first: BaseException | None = None
 
     def submit(self, task: Callable[[], None]) -> None:
         """Runs `task` when a thread is free. Tasks may submit further ones."""
@@ -67,12 +68,13 @@ class Pool:
 
     def _note(self, future: Future[None]) -> None:
         if not future.cancelled() and future.exception():
-            self._failed.set()
+            self._first = self._first or future.exception()
+            self._ended.set()
 
     @property
-    def failed(self) -> bool:
-        """Whether a task failed."""
-        return self._failed.is_set()
+    def ended(self) -> bool:
+        """Whether a task failed, or nobody waits for what runs: what takes long had better end."""
+        return self._ended.is_set()
 
     def finish(self) -> None:
         """Waits for all tasks; raises the first one's failure."""
@@ -82,7 +84,9 @@ class Pool:
                     waiting = [future for future in self._futures if not future.done()]
                     done = [future for future in self._futures if future.done()]
                 for future in done:
-                    future.result()
+                    # Others may have ended because of the first one.
+                    if failure := future.exception():
+                        raise self._first or failure
                 if not waiting:
                     return
                 wait(waiting, return_when=FIRST_EXCEPTION)
@@ -91,4 +95,5 @@ class Pool:
 
     def close(self) -> None:
         """Begins nothing more, and waits for what runs."""
+        self._ended.set()
         self._executor.shutdown(wait=True, cancel_futures=True)

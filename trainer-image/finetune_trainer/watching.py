@@ -40,7 +40,7 @@ class _Watched:
         with self._lock:
             self._moved += amount
             now = time.monotonic()
-            if now - self._said < self._interval:
+            if now - self._said < self._interval or not self._moved:
                 return
             self._said = now
             speed = self._moved / (now - self._started)

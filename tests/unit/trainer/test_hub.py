@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import socket
@@ -183,3 +184,12 @@ def test_no_hub(hub, sources, monkeypatch):
 def test_offline(hub, sources, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert failure(sources, model()).reason is Reason.HUB_UNAVAILABLE
+
+
+def test_a_full_disk_is_not_the_hubs_fault(hub, sources, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.snapshot_download", full)
+    with pytest.raises(OSError, match="No space left"):
+        open_model(InputModel(model_path="acme/tiny"), sources).fetch(["config.json"])

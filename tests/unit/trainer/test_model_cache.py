@@ -152,3 +152,13 @@ def test_a_shared_lock_is_let_go_before_it_is_wanted_alone(tmp_path: Path, monke
     )
     cache(tmp_path).folder(A, SIZE, Fetcher())
     assert asked == [fcntl.LOCK_SH, fcntl.LOCK_UN, fcntl.LOCK_EX, fcntl.LOCK_SH]
+
+
+def test_what_killed_pods_left_of_other_models_is_removed(tmp_path: Path) -> None:
+    abandoned, being_fetched = tmp_path / f"{B}.partial-1", tmp_path / f"{C}.partial-1"
+    for folder in (abandoned, being_fetched):
+        folder.mkdir()
+    with (tmp_path / f"{C}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache(tmp_path).folder(A, SIZE, Fetcher())
+    assert (abandoned.exists(), being_fetched.exists()) == (False, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,40 @@ def test_long_transfers_say_how_far_they_are() -> None:
     said = json.loads(stream.getvalue())
     assert said["activity"].startswith("publishing 1.0 of 4.0 GiB, ")
     assert said["etaSeconds"] >= 0
+
+
+def test_an_empty_file_that_took_long_says_nothing() -> None:
+    stream = io.StringIO()
+    moved = watched(Reporter(stream), "publishing", interval=0)(0)
+    assert moved is not None
+    moved(0)
+    assert stream.getvalue() == ""
+
+
+def test_a_failure_ends_what_else_is_fetched(objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' rest is not waited for, and the failure that is raised is the one that came first."""
+    objects.upload(files(tmp_path, 2 << 20, 1))
+    get, failed = objects._wire.client.get_object, threading.Event()
+
+    class Endless(io.RawIOBase):
+        def read(self, amount: int = -1) -> bytes:
+            assert failed.wait(10)
+            return b"x" * amount
+
+    def answer(**request: Any) -> Any:
+        if request["Key"].endswith("key-1"):
+            failed.set()
+            raise client_error(403, "AccessDenied")
+        return {**get(**request), "Body": Endless()}
+
+    monkeypatch.setattr(objects._wire.client, "get_object", answer)
+    for fetch in (
+        lambda: objects.download({f"key-{n}": tmp_path / f"back-{n}" for n in (0, 1)}),
+        lambda: objects.hashes(["key-0", "key-1"]),
+    ):
+        failed.clear()
+        with pytest.raises(StageFailure, match="AccessDenied"):
+            fetch()
 
 
 def test_short_ones_say_nothing() -> None:

@@ -23,9 +23,9 @@ VERIFIED_ARCHITECTURES = frozenset({"phi3", "llama", "mistral", "qwen2", "qwen3"
 COMPILE_FROM_FLOP = 3e16
 # Rows of any length are compiled twice, for the first and for all others: three minutes of work.
 COMPILE_ANY_LENGTH_FROM_FLOP = 8e16
-# liger-kernel's names; it leaves out what an architecture does not have.
 # PyTorch's own dropout: the compiler's draws each number with a whole round of Philox, of which four could be had.
 _COMPILER: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True}
+# liger-kernel's names; it leaves out what an architecture does not have.
 _LAYER_KERNELS = ("rope", "rms_norm", "swiglu", "geglu")
 
 
