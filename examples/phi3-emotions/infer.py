@@ -24,12 +24,20 @@ def answer(folder: Path, phrase: str, tokens: int = 8) -> str:
     bos = begins_with(folder)
     ids = ids if bos is None else [bos, *ids]
     parameters = og.GeneratorParams(model)
-    parameters.set_search_options(do_sample=False, max_length=len(ids) + tokens)
+    # A cache of layers that see a window of tokens is refused where it is made for fewer (Gemma 2).
+    parameters.set_search_options(do_sample=False, max_length=max(len(ids) + tokens, window(folder)))
     generator = og.Generator(model, parameters)
     generator.append_tokens(ids)
-    while not generator.is_done():
-        generator.generate_next_token()
+    for _ in range(tokens):
+        if not generator.is_done():
+            generator.generate_next_token()
     return tokenizer.decode(generator.get_sequence(0)[len(ids) :]).strip()
+
+
+def window(folder: Path) -> int:
+    """How many tokens the model's layers see, where that is a window."""
+    decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
+    return int(decoder.get("sliding_window", {}).get("window_size", 0))
 
 
 def begins_with(folder: Path) -> int | None:

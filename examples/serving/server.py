@@ -43,6 +43,10 @@ class Model:
         self._tokenizer.update_options(add_special_tokens="false")
         config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         self._context = int(config["context_length"])
+        # A cache of layers that see a window of tokens is refused where it is made for fewer (Gemma 2).
+        self._window = int(config["decoder"].get("sliding_window", {}).get("window_size", 0))
+        ends = config["eos_token_id"]
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
         self._begin = self._begin_with(folder, config)
         self._lock = threading.Lock()
 
@@ -74,15 +78,18 @@ class Model:
         return text, count, "length" if count == room else "stop"
 
     def _pieces(self, ids: list[int], room: int) -> Iterator[str]:
-        """The answer, token by token."""
+        """The answer, token by token, `room` of them at most, its end token not among them."""
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(do_sample=False, max_length=len(ids) + room)
+        parameters.set_search_options(do_sample=False, max_length=max(len(ids) + room, self._window))
         generator, stream = og.Generator(self._model, parameters), self._tokenizer.create_stream()
         generator.append_tokens(ids)
-        while not generator.is_done():
+        for _ in range(room):
             generator.generate_next_token()
-            if not generator.is_done():
-                yield stream.decode(int(generator.get_next_tokens()[0]))
+            # is_done() would not tell an end token from the last one that there is room for.
+            token = int(generator.get_next_tokens()[0])
+            if token in self._ends:
+                return
+            yield stream.decode(token)
 
 
 class Handler(BaseHTTPRequestHandler):

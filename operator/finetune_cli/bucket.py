@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -24,6 +25,9 @@ _CONFIG: dict[str, Any] = {
     "read_timeout": 60,
     "retries": {"max_attempts": 3, "mode": "standard"},
 }
+_CHUNK = 1 << 20
+# A download is given up after so many requests in a row that brought nothing.
+_TRIES = 3
 
 
 class Bucket:
@@ -73,12 +77,31 @@ class Bucket:
         return body
 
     def download(self, uri: str, target: Path) -> None:
-        """Write the object at `uri` to the file `target`."""
+        """Write the object at `uri` to the file `target`; a stream that breaks goes on where it broke.
+
+        Not by boto3's own download_file, which was seen to lock up for good with several large files.
+        """
         bucket, key = _split(uri)
         try:
-            self._s3.download_file(bucket, key, str(target))
+            head = self._s3.head_object(Bucket=bucket, Key=key)
+            with target.open("wb") as file:
+                silent = 0
+                while file.tell() < head["ContentLength"]:
+                    before = file.tell()
+                    try:
+                        self._fetch_rest({"Bucket": bucket, "Key": key, "IfMatch": head["ETag"]}, file)
+                    except BotoCoreError:
+                        silent = silent + 1 if file.tell() == before else 0
+                        if silent == _TRIES:
+                            raise
         except (BotoCoreError, ClientError, OSError) as error:
             raise environment(f"{uri} could not be fetched from {self.where}: {error}") from error
+
+    def _fetch_rest(self, wanted: Mapping[str, str], file: BinaryIO) -> None:
+        """Write what `file` lacks of an object that it holds the beginning of."""
+        with closing(self._s3.get_object(**wanted, Range=f"bytes={file.tell()}-")["Body"]) as body:
+            while content := body.read(_CHUNK):
+                file.write(content)
 
 
 def _targets(source: Path, uri: str) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,13 @@ from pathlib import Path
 # Its chunked protocol needs hosts beside the hub's own; LFS goes where the hub says, and is what every hub speaks.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from finetune_api import layout
 from finetune_api.problems import problem
@@ -79,12 +85,15 @@ def _push(
     return str(commit.commit_url)
 
 
-def _there(api: object, target: PublishTarget, scratch: Path) -> bytes | None:
+def _there(api: HfApi, target: PublishTarget, scratch: Path) -> bytes | None:
     """The manifest of what is on the branch now."""
     try:
-        path = api.hf_hub_download(  # type: ignore[attr-defined]
+        path = api.hf_hub_download(
             target.repo_id, MANIFEST, revision=target.branch, local_dir=scratch / f"there-{target.name}"
         )
+    except LocalEntryNotFoundError:
+        # A kind of EntryNotFoundError that says nothing of the hub's files: it was not reached.
+        raise
     except (EntryNotFoundError, RevisionNotFoundError):
         return None
     return Path(path).read_bytes()

@@ -63,6 +63,8 @@ class ModelCache:
                 # What was used last is removed last.
                 os.utime(place / _HASHES)
                 return place / _CONTENT
+            # On NFS two pods that both hold it shared would wait for each other for good.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._filled(place, size, fetch):
                 return None

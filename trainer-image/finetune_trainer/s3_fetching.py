@@ -78,6 +78,9 @@ class Fetching:
         def go_on() -> None:
             nonlocal reached, tag
             answer = self._get(wanted.key, reached, wanted.end, tag)
+            if reached and not str(answer.get("ContentRange")).startswith(f"bytes {reached}-"):
+                answer["Body"].close()
+                raise TruncatedError(f"{wanted.key}: the store sent other bytes than those from {reached} on")
             if tag is None:
                 tag = answer["ETag"]
                 if answered:

@@ -11,6 +11,7 @@ from typing import Any
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, Credentials, DeferredRefreshableCredentials
+from botocore.exceptions import NoCredentialsError
 from botocore.session import Session, get_session
 
 from finetune_api.problems import problem
@@ -129,16 +130,15 @@ def _role(session: Session, storage: Storage, handed: Handed, source: Credential
     external = {"ExternalId": role.external_id} if role.external_id else {}
 
     def fetch() -> Fetched:
-        keys = source.get_frozen_credentials() if source else None
-        given = (
-            {
-                "aws_access_key_id": keys.access_key,
-                "aws_secret_access_key": keys.secret_key,
-                "aws_session_token": keys.token,
-            }
-            if keys
-            else {}
-        )
+        if source is None:
+            # The session's own chain would come back to this role, and wait for itself for good.
+            raise NoCredentialsError
+        keys = source.get_frozen_credentials()
+        given = {
+            "aws_access_key_id": keys.access_key,
+            "aws_secret_access_key": keys.secret_key,
+            "aws_session_token": keys.token,
+        }
         client = _sts(session, storage, handed, Config(), **given)
         return _fetched(client.assume_role(RoleArn=role.role_arn, RoleSessionName=_SESSION_NAME, **external))
 

@@ -74,5 +74,6 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, boto.SSLError):
         return False
     if isinstance(error, boto.ClientError):
-        return http_status(error) >= 500 or error_code(error) in TRANSIENT_CODES
+        # What a server does not know (501) it will not know next time either.
+        return (http_status(error) >= 500 and http_status(error) != 501) or error_code(error) in TRANSIENT_CODES
     return isinstance(error, BROKEN)

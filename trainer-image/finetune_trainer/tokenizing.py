@@ -53,7 +53,7 @@ def tokenize(
 
     With `completion_only_loss` a token is learned if any of its characters belongs to the completion. With
     `add_special_tokens` BOS (where the model has it) comes first and EOS last, each once, and EOS is learned.
-    Nothing is cut here. `folder` takes the files, which are gone with the result; None is the temporary folder.
+    Nothing is cut here. `folder` takes the files, which stay there; without one they are gone with the result.
     """
     bounds, learned, hashes, highest = array("q", [0]), array("q"), array("Q"), 0
     ids, learn = _scratch_file(folder), _scratch_file(folder)

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from finetune_api.publishing import PublishTarget
 from finetune_api.stage import Artifact, ExitCode, JobRef, Reason
@@ -221,6 +222,19 @@ def test_a_hub_that_does_not_answer(
         push(*published, target(), token, JOB, tmp_path / "scratch")
     assert (caught.value.reason, caught.value.exit_code) == (Reason.HUB_UNAVAILABLE, ExitCode.INFRASTRUCTURE)
     assert "503" in str(caught.value)
+
+
+def test_a_hub_that_was_not_reached_is_not_one_without_the_artifact(
+    hub: Hub, published: Any, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", unreached)
+    with pytest.raises(StageFailure) as caught:
+        push(*published, target(), token, JOB, tmp_path / "scratch")
+    assert caught.value.reason is Reason.HUB_UNAVAILABLE
+    assert not hub.repositories["team/tones"].commits
 
 
 def test_another_artifact_than_was_published_is_not_pushed(

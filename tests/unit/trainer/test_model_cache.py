@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import multiprocessing
 import time
@@ -140,3 +141,14 @@ def test_a_pod_that_was_killed_while_it_fetched(tmp_path: Path) -> None:
     (left / "half").write_bytes(b"1")
     assert cache(tmp_path).folder(A, SIZE, Fetcher())
     assert not left.exists()
+
+
+def test_a_shared_lock_is_let_go_before_it_is_wanted_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS does not do so by itself, as local disks do: two pods would wait for each other."""
+    asked: list[int] = []
+    real = fcntl.flock
+    monkeypatch.setattr(
+        "finetune_trainer.model_cache.fcntl.flock", lambda lock, how: (asked.append(how), real(lock, how))[1]
+    )
+    cache(tmp_path).folder(A, SIZE, Fetcher())
+    assert asked == [fcntl.LOCK_SH, fcntl.LOCK_UN, fcntl.LOCK_EX, fcntl.LOCK_SH]

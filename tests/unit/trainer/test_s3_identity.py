@@ -126,6 +126,15 @@ def test_a_role_is_taken_with_a_web_identity(server: Recorder, tmp_path: Path) -
     assert server.puts[0].key_id == "ROLE"
 
 
+@pytest.mark.timeout(20)
+def test_a_role_without_any_keys_to_take_it_with(server: Recorder) -> None:
+    """The chain that has the role's own keys first must not be asked for those: it would wait for itself."""
+    with pytest.raises(StageFailure) as caught:
+        put({"endpoint": server.url, "assumeRole": {"roleArn": "arn:aws:iam::123456789012:role/other"}}, Handed())
+    assert caught.value.reason is Reason.CREDENTIALS_INVALID
+    assert "there are no credentials" in caught.value.problems[0].message
+
+
 @pytest.mark.parametrize(
     ("storage", "path"),
     [

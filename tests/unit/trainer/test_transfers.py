@@ -14,6 +14,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import ProtocolError
 
 from finetune_trainer import s3_fetching, s3_sending, s3_wire
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.report import Reporter
 from finetune_trainer.s3 import QUICK, connect
 from finetune_trainer.s3_errors import Place
@@ -31,6 +32,7 @@ def client_error(status: int, code: str) -> boto.ClientError:
     [
         (client_error(500, "InternalError"), True),
         (client_error(503, "SlowDown"), True),
+        (client_error(501, "NotImplemented"), False),
         (client_error(429, "TooManyRequests"), True),
         (client_error(400, "BadDigest"), True),
         (client_error(400, "RequestTimeout"), True),
@@ -158,6 +160,23 @@ def test_a_stream_goes_on_where_it_broke(objects: Any, tmp_path: Path, monkeypat
     objects.download({"key-0": tmp_path / "back"})
     assert (tmp_path / "back").read_bytes() == sent["key-0"].read_bytes()
     assert asked == ["bytes=0-3145727", "bytes=600000-3145727", "bytes=1200000-3145727"]
+
+
+def test_bytes_from_elsewhere_are_not_taken_for_the_rest(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server, or a proxy before it, that knows no ranges."""
+    objects.upload(files(tmp_path, 4 << 20))
+    get = objects._wire.client.get_object
+
+    def whole(**request: Any) -> Any:
+        if not request.pop("Range").startswith("bytes=0-"):
+            return get(**request)
+        return get(**request, Range="bytes=0-3145727")
+
+    monkeypatch.setattr(objects._wire.client, "get_object", whole)
+    with pytest.raises(StageFailure, match="other bytes than those from 3145728 on"):
+        objects.download({"key-0": tmp_path / "back"})
 
 
 def test_long_transfers_say_how_far_they_are() -> None:
