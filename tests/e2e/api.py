@@ -84,11 +84,13 @@ class Api:
     def exists(self, path: str) -> bool:
         return self.request("GET", path).status_code == 200
 
-    def ensure(self, path: str, body: Body) -> None:
-        """Create `body` unless it is there."""
+    def ensure(self, path: str, body: Body, *, renew: bool = False) -> None:
+        """Create `body` unless it is there; one that is there gets its spec where it is to be renewed."""
         answer = self.request("POST", path, body)
         if answer.status_code != 409:
             self._good(answer)
+        elif renew:
+            self.patch(f"{path}/{body['metadata']['name']}", {"spec": body["spec"]})
 
     @staticmethod
     def _good(answer: requests.Response) -> Body:
