@@ -46,10 +46,21 @@ class Api:
     def request(
         self, method: str, path: str, body: Body | None = None, *, kind: str = "", **query: str
     ) -> requests.Response:
-        """One request, whatever it answers. `kind`: of the body; empty: as the method has it."""
+        """One request, whatever it answers. `kind`: of the body; empty: as the method has it.
+
+        The certificates are named here because REQUESTS_CA_BUNDLE wins over a session's own, and knows no cluster's.
+        """
         kind = kind or ("application/merge-patch+json" if method == "PATCH" else "application/json")
         headers = {"Content-Type": kind} if body is not None else {}
-        return self._session.request(method, self.url + path, json=body, headers=headers, params=query, timeout=30)
+        return self._session.request(
+            method,
+            self.url + path,
+            json=body,
+            headers=headers,
+            params=query,
+            timeout=30,
+            verify=self._session.verify,
+        )
 
     def get(self, path: str, **query: str) -> Body:
         return self._good(self.request("GET", path, **query))
@@ -73,11 +84,13 @@ class Api:
     def exists(self, path: str) -> bool:
         return self.request("GET", path).status_code == 200
 
-    def ensure(self, path: str, body: Body) -> None:
-        """Create `body` unless it is there."""
+    def ensure(self, path: str, body: Body, *, renew: bool = False) -> None:
+        """Create `body` unless it is there; one that is there gets its spec where it is to be renewed."""
         answer = self.request("POST", path, body)
         if answer.status_code != 409:
             self._good(answer)
+        elif renew:
+            self.patch(f"{path}/{body['metadata']['name']}", {"spec": body["spec"]})
 
     @staticmethod
     def _good(answer: requests.Response) -> Body:

@@ -45,7 +45,7 @@ class Operator:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
-        if os.environ.get("FINETUNE_E2E_OPERATOR") == "installed":
+        if is_installed():
             # It runs in the cluster already; tests that stop or kill their own are not for it.
             return
         environment = {
@@ -73,6 +73,11 @@ class Operator:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=15)
+
+
+def is_installed() -> bool:
+    """Whether the cluster has an operator already, which the tests are to use."""
+    return os.environ.get("FINETUNE_E2E_OPERATOR") == "installed"
 
 
 @contextmanager
