@@ -124,11 +124,10 @@ class Chaos:
     async def run(self, kills: int) -> list[str]:
         """Kill `kills` times, wait for all jobs to end, delete them; what was found wrong."""
         while self.kills.total() < kills:
-            await self._keep_alive()
             written = self.observer.written
             if self.kills:
-                await _until(lambda written=written: self.observer.written > written, "no status was written")
-            await _until(_stages, "no stage ran")
+                await self._until(lambda written=written: self.observer.written > written, "no status was written")
+            await self._until(_stages, "no stage ran")
             await asyncio.sleep(self.numbers.uniform(*PEACE_SECONDS))
             await self._kill(self._victim())
         await asyncio.gather(*self.meddling)
@@ -149,6 +148,19 @@ class Chaos:
             if shape.meddle:
                 task = asyncio.create_task(self._meddle(name, shape.meddle))
                 self.meddling.add(task)
+
+    async def _until(self, holds: Callable[[], object], otherwise: str) -> None:
+        """Wait until it `holds`; jobs that end meanwhile are followed by others, or nothing would happen any more.
+
+        Raises TimeoutError with `otherwise` after RECOVERY_SECONDS.
+        """
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        await self._keep_alive()
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{otherwise} for {RECOVERY_SECONDS:g} s")
+            await asyncio.sleep(0.1)
+            await self._keep_alive()
 
     async def _create(self, name: str, shape: Shape) -> None:
         try:
@@ -212,15 +224,6 @@ def _stages() -> list[int]:
             if str(TRAINER) in child.cmdline():
                 found.append(child.pid)
     return sorted(found)
-
-
-async def _until(holds: Callable[[], object], otherwise: str) -> None:
-    """Wait until it `holds`. Raises TimeoutError with `otherwise` after RECOVERY_SECONDS."""
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{otherwise} for {RECOVERY_SECONDS:g} s")
-        await asyncio.sleep(0.1)
 
 
 async def unleash(kills: int, seed: int, alive: int, folder: Path) -> tuple[Chaos, list[str]]:
