@@ -10,7 +10,7 @@ import pytest
 from finetune_api.stage import DataPin, JobRef, Manifest, ModelPin, Pins, StageDocument
 from finetune_trainer.context import StageContext
 from finetune_trainer.report import Reporter
-from finetune_trainer.reporting.card import run_card, stage_card
+from finetune_trainer.reporting.card import fenced, run_card, stage_card
 
 from .finished_run import finished_run
 
@@ -72,6 +72,38 @@ def card(tmp_path: Path) -> str:
 )
 def test_a_merged_models_card_names_data_parameters_of_every_pass_and_figures(card: str, said: str) -> None:
     assert said in card
+
+
+def test_a_model_further_down_names_the_training_too(tmp_path: Path) -> None:
+    """The adapter's stage is not its input, but the input's."""
+    document = StageDocument.model_validate(
+        {
+            "job": JOB.wire(),
+            "stage": "builder",
+            "type": "ModelBuilder",
+            "key": "e" * 64,
+            "attempt": "a1",
+            "storage": {"uri": "s3://bucket/prefix"},
+        }
+    )
+    merge = LORA.model_copy(update={"stage": "merge", "type": "MergeAdapterWeights", "metrics": {}})
+    context = StageContext(
+        document, {}, None, tmp_path, tmp_path, Reporter(io.StringIO()), lambda _: [], {"model": merge}, before=(LORA,)
+    )
+    said = stage_card(context, "ONNX model", {"perplexity_ratio": 1.02}, extra=["how to run"])
+    assert "## Figures of tune" in said
+    assert "| train_loss | 0.0125 |" in said
+    assert "## Figures of builder" in said
+    assert "| perplexity_ratio | 1.02 |" in said
+    assert '"learningRate": 0.0015' in said
+    assert "how to run" in said
+
+
+@pytest.mark.parametrize("text", ["a ``` b", "`````", "no ticks", "~~~"])
+def test_no_text_ends_its_fence(text: str) -> None:
+    opening, body, closing, _ = fenced("text", text)
+    assert opening == f"{closing}text"
+    assert closing not in body
 
 
 def test_a_runs_card_has_every_models_figures_with_their_intervals() -> None:
