@@ -59,6 +59,8 @@ def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
     assert set(found) == {"adapter", "model", "onnx", "report"}
     assert {"config.json", "tokenizer.json"} <= {path.name for path in found["model"].iterdir()}
     assert list(found["model"].glob("*.safetensors"))
+    card = (found["onnx"] / "README.md").read_text()
+    assert all(text in card for text in ("## Figures of lora", '"learningRate": 0.005', "| perplexity_ratio |"))
     assert recompute.differences(found["report"]) == []
     stages = [stage.model_dump(mode="json") for stage in status.stages]
     assert recompute.status_differences(found["report"], stages) == []

@@ -158,7 +158,7 @@ def check(options: argparse.Namespace) -> int:
 
 def opened(options: argparse.Namespace) -> tuple[Objects, str]:
     """The objects below the root of a store that `options.where` lies in, and its folder there."""
-    where = options.where.removesuffix(MANIFEST).rstrip("/")
+    where = options.where.removeprefix("file://").removesuffix(MANIFEST).rstrip("/")
     if not where.startswith("s3://"):
         path = Path(where).resolve()
         root, folder = _split(path.as_posix())
@@ -185,7 +185,9 @@ def _fits(mark: str, rest: str) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` reads."""
-    parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
+    parser.add_argument(
+        "where", help="folder, file:// or s3:// URI of a stage, of a published model, or of either's manifest"
+    )
     add_connection(parser)
 
 
