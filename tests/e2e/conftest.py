@@ -16,7 +16,7 @@ import pytest
 from finetune_api.crd import crd
 from finetune_api.policy_crd import policy_crd
 
-from .api import CRDS, GROUP_PATH, NAMESPACES, PATIENCE, SECRETS, Body, wait_for
+from .api import CRDS, FINETUNE_POLICIES, GROUP_PATH, NAMESPACES, PATIENCE, SECRETS, Body, wait_for
 from .jobs import Inputs, Tenant
 from .places import SECRET, Operator, Place, is_installed, place
 
@@ -148,3 +148,23 @@ def new_tenant(cluster: Place, operator: Operator, inputs: Inputs) -> Iterator[C
 def tenant(new_tenant: Callable[[], Tenant]) -> Tenant:
     """A namespace of the test's own."""
     return new_tenant()
+
+
+@pytest.fixture
+def policy(tenant: Tenant) -> Iterator[Callable[[Body], None]]:
+    """Creates the policy of the tenant's namespace, or merges into it; it is deleted after the test."""
+    api, name = tenant.place.api, f"e2e-{tenant.namespace}"
+    path = f"{FINETUNE_POLICIES}/{name}"
+
+    def put(spec: Body) -> None:
+        if api.exists(path):
+            api.patch(path, {"spec": spec})
+            return
+        selector = {"matchLabels": {"kubernetes.io/metadata.name": tenant.namespace}}
+        body = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FinetunePolicy", "metadata": {"name": name}}
+        api.create(
+            FINETUNE_POLICIES, {**body, "spec": {"namespaceSelector": selector, **spec}}, fieldValidation="Strict"
+        )
+
+    yield put
+    api.delete(path)

@@ -14,7 +14,8 @@ from finetune_trainer.termination import Termination
 from finetune_trainer.training.world import Alone, World
 
 if TYPE_CHECKING:
-    from finetune_trainer.checkpoints import Checkpoints  # a pass is given it, and imports no store for its type
+    from finetune_trainer.checkpoints import Checkpoints  # a pass is given these, and imports no store for their types
+    from finetune_trainer.kept_tokens import KeptTokens
 
 Row = dict[str, Any]
 
@@ -29,8 +30,8 @@ class StageContext:
     is published. `rows(name)` are the rows of a data config, checked to be the pinned ones, and read again by each
     iteration. `upstream` holds, by role, the inputs' manifests, and `before` those of the stages that these were made
     from, as far as they are still there. `world` are the processes that run the pass together; all have a context, and
-    the main one's output is published. `checkpoints` are the stage's, where it has a store; `termination` says when to
-    stop.
+    the main one's output is published. `checkpoints` are the stage's, where it has a store, and `tokens` those that
+    were made of the job's rows before; `termination` says when to stop.
     """
 
     document: StageDocument
@@ -44,6 +45,7 @@ class StageContext:
     before: tuple[Manifest, ...] = ()
     world: World = field(default_factory=Alone)
     checkpoints: Checkpoints | None = None
+    tokens: KeptTokens | None = None
     termination: Termination = field(default_factory=Termination)
 
     @property

@@ -171,7 +171,7 @@ def opened(options: argparse.Namespace) -> tuple[Objects, str]:
 
 def _split(where: str) -> tuple[str, str]:
     """The store's root, and the folder below it; the whole is the root where it names no part of a store."""
-    for mark in ("/stages/", "/models/"):
+    for mark in ("/stages/", "/tokens/", "/models/"):
         root, found, rest = where.rpartition(mark)
         if found and _fits(mark, rest):
             return root, f"{mark.strip('/')}/{rest}"
@@ -180,7 +180,7 @@ def _split(where: str) -> tuple[str, str]:
 
 def _fits(mark: str, rest: str) -> bool:
     """Whether `rest` is what `finetune_api.layout` has below `mark`: a key, or namespace, job and generation."""
-    return rest.count("/") == (0 if mark == "/stages/" else 2)
+    return rest.count("/") == (2 if mark == "/models/" else 0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def card(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "said",
     [
-        'base_model: "s3://models/tiny"',
+        "Base model: `s3://models/tiny`",
         "`team/job`, generation 3",
         f"(Phi3ForCausalLM), revision `main`, sha256 `{'c' * 64}`",
         f"| train | 800 rows, sha256 `{'d' * 64}` |",
@@ -72,6 +73,15 @@ def card(tmp_path: Path) -> str:
 )
 def test_a_merged_models_card_names_data_parameters_of_every_pass_and_figures(card: str, said: str) -> None:
     assert said in card
+
+
+@pytest.mark.parametrize(("base", "named"), [("microsoft/Phi-3-mini-4k-instruct", True), ("s3://m/x", False)])
+def test_only_a_hubs_model_is_named_as_base_where_a_hub_reads_it(base: str, named: bool) -> None:
+    """It refuses a card, and with it the whole push, whose base_model is no id of a model."""
+    run = finished_run()
+    card = run_card(replace(run, spec={**run.spec, "inputModel": {"modelPath": base}}))
+    assert (f'base_model: "{base}"' in card) is named
+    assert f"Base model: `{base}`" in card
 
 
 def test_a_model_further_down_names_the_training_too(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finetune_trainer.reporting.evidence import Evidence
 
 NAME = "README.md"
+_HUB_ID = re.compile(r"[-.\w]+/[-.\w]+")
 
 
 def stage_card(context: StageContext, title: str, figures: Mapping[str, float], extra: Sequence[str] = ()) -> str:
@@ -68,7 +69,9 @@ def run_card(evidence: Evidence) -> str:
 
 
 def _front_matter(base: str) -> list[str]:
-    return ["---", f"base_model: {json.dumps(base)}", "tags: [finetune-operator]", "---", ""]
+    # A hub takes no card whose base model is not a model's id on a hub.
+    named = [f"base_model: {json.dumps(base)}"] if _HUB_ID.fullmatch(base) else []
+    return ["---", *named, "tags: [finetune-operator]", "---", ""]
 
 
 def _base(document: StageDocument, base: str) -> list[str]:
