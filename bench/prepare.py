@@ -1,13 +1,15 @@
 """How fast prepare reads data, and in how much memory: `python bench/prepare.py [--mib 256] [--strategy pack]`.
 
 Makes a JSONL file of rows of a few hundred characters and a byte-level BPE of 8,192 tokens, and runs what prepare
-runs on a data config: read, render, tokenise, arrange, count. Prints MB/s, also by CPU time, which a busy machine
-changes less, and the peak of resident memory.
+runs on a data config: read, render, tokenise, arrange, count. Then keeps the tokens in a store, here a folder, and
+makes the samples from those that it fetches from there, as a training does. Prints MB/s, also by CPU time, which a busy
+machine changes less, and the peak of resident memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import random
@@ -21,8 +23,14 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from finetune_api.data import DataConfig
-from finetune_trainer.inspection import Fetched, count, read
+from finetune_api.stage import StageDocument
+from finetune_trainer.arrange import arrange
+from finetune_trainer.folder_objects import FolderObjects
+from finetune_trainer.inspection import Fetched, Read, count, read
+from finetune_trainer.kept_tokens import KeptTokens
+from finetune_trainer.report import Reporter
 from finetune_trainer.sources import DataFile, SourceFile
+from finetune_trainer.store import ArtifactStore
 from finetune_trainer.tokenizer import TextTokenizer
 
 _MIB = 1 << 20
@@ -72,6 +80,27 @@ def _measure(config: DataConfig, path: Path, tokenizer: TextTokenizer, scratch: 
     print(f"{cpu:.1f} s of CPU time, {size / 1e6 / cpu:.1f} MB for each")
     print(f"peak resident memory {peak:.0f} MiB")
     print(counts)
+    _fetch_again(config, found, tokenizer, scratch)
+
+
+def _fetch_again(config: DataConfig, found: Read, tokenizer: TextTokenizer, scratch: Path) -> None:
+    """What keeping takes prepare, and what a training's samples take it then."""
+    job = {"namespace": "bench", "name": "tokens", "uid": "u", "generation": 1}
+    content = {"job": job, "stage": "prepare", "type": "Prepare", "key": "0" * 64, "attempt": "a"}
+    document = StageDocument.model_validate({**content, "storage": {"uri": "s3://bench"}})
+    store = ArtifactStore(FolderObjects(scratch / "store"), "file://store").tokens()
+    kept = KeptTokens(store, document, scratch / "fetched", Reporter(io.StringIO()))
+    started, computed = time.monotonic(), time.process_time()
+    kept.keep(found.rows(tokenizer), found.tokens)
+    said = f"{time.monotonic() - started:.2f} s, {time.process_time() - computed:.2f} s of CPU time"
+    size = sum(path.stat().st_size for path in found.tokens.folder.iterdir())
+    print(f"kept in {said}: {size / _MIB:.1f} MiB")
+    started, computed = time.monotonic(), time.process_time()
+    again = kept.find(found.rows(tokenizer))
+    assert again is not None
+    samples = arrange(again, config.pre_process_data_config, tokenizer)
+    said = f"{time.monotonic() - started:.2f} s, {time.process_time() - computed:.2f} s of CPU time"
+    print(f"fetched, checked and arranged again in {said}: {len(samples)} samples")
 
 
 def _write(path: Path, size: int) -> None:

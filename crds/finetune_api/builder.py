@@ -94,7 +94,7 @@ class ModelBuilderConfig(Model):
         description="Quantization algorithm, for int4 and int8. auto, for int4: the smallest of default with blocks of "
         "128, default with blocks of 32, k_quant, k_quant_last, k_quant_mixed, and this with blocks of 16, that meets "
         "the evaluator's max-degradation goals beside the model it is built from, on validation rows "
-        "(evaluators[].validationSize), with the whole 95 % interval of the paired comparison; where none does, the "
+        "(evaluators[].validationSize), surely: with at most 5 % of jobs wrong about it; where none does, the "
         "nearest to it of those whose figures meet the goals. Default: the builder's.",
     )
     max_tries: Annotated[int, Field(ge=1, le=6)] | None = Field(

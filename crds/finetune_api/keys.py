@@ -26,7 +26,7 @@ PASS_VERSIONS = {
     "QLoRA": 2,
     "DoRA": 1,
     "MergeAdapterWeights": 1,
-    "ModelBuilder": 3,
+    "ModelBuilder": 4,
     "Evaluate": 2,
 }
 

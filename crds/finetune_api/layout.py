@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+STAGES = "stages"
+# Rows as tokens, made once: only a saving. What is deleted there is made again.
+TOKENS = "tokens"
 
-def manifest_path(key: str) -> str:
+
+def manifest_path(key: str, kind: str = STAGES) -> str:
     """The commit of a stage: with it the stage's output exists, without it nothing does."""
-    return f"stages/{key}/manifest.json"
+    return f"{kind}/{key}/manifest.json"
 
 
-def attempt_path(key: str, attempt: str) -> str:
+def attempt_path(key: str, attempt: str, kind: str = STAGES) -> str:
     """The folder of one attempt's files; attempts never share one."""
-    return f"stages/{key}/{attempt}"
+    return f"{kind}/{key}/{attempt}"
 
 
 def failure_path(key: str, attempt: str) -> str:

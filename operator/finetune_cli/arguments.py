@@ -22,9 +22,9 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     completed_by(context, contexts)
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
+def add_job(parser: argparse.ArgumentParser, *, metavar: str = "JOB", words: str = "the FinetuneJob's name") -> None:
     """The job's name, and the cluster that it is on."""
-    completed_by(parser.add_argument("name", metavar="JOB", help="the FinetuneJob's name"), jobs)
+    completed_by(parser.add_argument("name", metavar=metavar, help=words), jobs)
     add_cluster(parser)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -54,6 +56,7 @@ def garbage(objects: Iterable[ObjectInfo], read: Read, jobs: Jobs, now: float, d
         *_unused_folders(everything, "checkpoints", jobs.keys, "no job goes on from it"),
         *_unused_folders(everything, "failures", jobs.keys, "the job that failed is gone"),
         *_unused_folders(everything, "prepared", jobs.uids, "the job is gone"),
+        *_unused_folders(everything, layout.TOKENS, _learned_from(everything, read, jobs), "no job learns from them"),
     ]
     aged = ((what, why, items, (now - max(item.changed for item in items)) / 86400) for what, why, items in found)
     return [
@@ -99,6 +102,17 @@ def _needed(everything: Mapping[str, ObjectInfo], read: Read, manifests: Mapping
             needed.add(key)
             wanted += [item.key for item in manifests[key].inputs.values()] if key in manifests else []
     return needed
+
+
+def _learned_from(everything: Mapping[str, ObjectInfo], read: Read, jobs: Jobs) -> set[str]:
+    """The keys of the tokens that jobs which there are learn from, as their reports of prepare name them."""
+    reports = [path for path in everything if path.startswith("prepared/") and path.split("/")[1] in jobs.uids]
+    found: set[str] = set()
+    for path in reports:
+        with suppress(ValueError):
+            content = json.loads(read(path) or b"{}")
+            found |= {data["tokensKey"] for data in content.get("data", {}).values() if "tokensKey" in data}
+    return found
 
 
 def _unused_folders(

@@ -32,20 +32,21 @@ class Origin:
         }
 
 
-def origin(read: Read, root: str, key: str, digest: str) -> Origin:
-    """The output of the stage with `key` below the storage `root`, whose manifest has the sha256 `digest`.
+def origin(read: Read, key: str, digest: str, uri: str = "") -> Origin:
+    """The output of the stage with `key`, whose manifest has the sha256 `digest`.
 
-    `read` returns the object at a URI. Raises CliError where a manifest is not the one that it should be.
+    `read` returns the object at a path below the store's root; `uri` is what messages call the first one. Raises
+    CliError where a manifest is not the one that it should be.
     """
-    uri = layout.join(root, layout.manifest_path(key))
-    text = read(uri)
+    path = layout.manifest_path(key)
+    text, uri = read(path), uri or path
     if hashlib.sha256(text).hexdigest() != digest:
         raise job_failed(f"{uri} is not the manifest that was built on: its sha256 is not {digest}")
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise job_failed(f"{uri} is no manifest: {error.errors()[0]['msg']}") from error
-    below = [origin(read, root, item.key, item.digest) for item in manifest.inputs.values()]
+    below = [origin(read, item.key, item.digest) for item in manifest.inputs.values()]
     return Origin(
         f"{manifest.stage} ({manifest.type})",
         (

@@ -74,3 +74,12 @@ def failure(status: Status) -> str:
     """The message of the condition that says why a run failed."""
     found = next((item for item in status.conditions if item.type == "Succeeded"), None)
     return f"{found.reason}: {found.message}" if found else (status.message or "it failed and does not say why")
+
+
+def evidence(status: Status) -> list[str]:
+    """Where failed stages have left what their pods said last: a line for each."""
+    return [
+        f"{stage.name}'s last log lines, traceback and document: {stage.evidence}"
+        for stage in status.stages
+        if stage.state == StageState.FAILED and stage.evidence
+    ]

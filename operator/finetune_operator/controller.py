@@ -105,9 +105,17 @@ class Controller:
 
     def _begin(self) -> None:
         """Act: the only operator, or the one that holds the Lease. What was queued as a standby is done now."""
-        self.queue.start()
-        self._spawn(self._poller.run(self.kube), "progress")
+        self._spawn(self._act(), "progress")
         self._spawn(self._meter(), "meter")
+
+    async def _act(self) -> None:
+        """Start the workers once all policies are known, and read progress from then on.
+
+        Events come no earlier, but what `resync` and the poller find out does.
+        """
+        await self.policies.listed.wait()
+        self.queue.start()
+        await self._poller.run(self.kube)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -35,6 +35,9 @@ class PolicyWatch:
         self.is_ghost: Callable[[Held], bool] = lambda _: False
         # What was last seen of a namespace: most of its changes are none of its labels.
         self._known: dict[str, Mapping[str, str]] = {}
+        # Set once every kind's first list is in its index: kopf calls no handler of an event before, and there always
+        # is a namespace. What is decided earlier is decided without policies that there are.
+        self.listed = asyncio.Event()
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Hang the watches into kopf."""
@@ -72,25 +75,27 @@ class PolicyWatch:
         found = await self._kube.get("Namespace", "", namespace)
         return (found or {}).get("metadata", {}).get("labels") or {}
 
-    # --- kopf's handlers
+    # --- kopf's handlers: coroutines, though nothing in them waits. kopf calls plain functions in threads, and while
+    # those wait for a turn, a job that was applied after its policy would be planned without it.
 
-    def index_policy(self, body: kopf.Body, name: str, **_: Any) -> Any:
+    async def index_policy(self, body: kopf.Body, name: str, **_: Any) -> Any:
         """FinetunePolicies by name."""
         policy = read_policy(body)
         if policy.problem:
             logger.error("FinetunePolicy %s cannot be read; what it selects runs nothing: %s", name, policy.problem)
         return {name: {"metadata": _version_of(body), "policy": policy}}
 
-    def index_namespace(self, body: kopf.Body, name: str, **_: Any) -> Any:
+    async def index_namespace(self, body: kopf.Body, name: str, **_: Any) -> Any:
         """Labels by namespace."""
         return {name: {"metadata": _version_of(body), "labels": _labels_of(body)}}
 
-    def on_policy(self, **_: Any) -> None:
+    async def on_policy(self, **_: Any) -> None:
         """A policy changed: any job may be another's now."""
         self._changed(None)
 
-    def on_namespace(self, body: kopf.Body, name: str, type: str | None, **_: Any) -> None:
-        """A namespace changed, perhaps its labels."""
+    async def on_namespace(self, body: kopf.Body, name: str, type: str | None, **_: Any) -> None:
+        """A namespace changed, perhaps its labels; or it is there, as at the beginning."""
+        self.listed.set()
         if type == "DELETED":
             self._known.pop(name, None)
             return

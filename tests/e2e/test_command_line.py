@@ -53,7 +53,8 @@ def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: 
     assert "Succeeded" in watched
 
     shown = finetune("status", "tones")
-    assert [line.split()[2] for line in shown.splitlines() if "✓" in line] == ["prepare", "lora", "merge", "publish"]
+    stages = [line.split()[0] for line in shown.splitlines() if line.split()[1:2] == ["Succeeded"]]
+    assert stages[1:] == ["prepare", "lora", "merge", "publish"], shown
     status = json.loads(finetune("status", "tones", "-o", "json"))
     assert status["phase"] == "Succeeded"
     (read,) = documents(finetune("status", "tones", "-o", "yaml"))

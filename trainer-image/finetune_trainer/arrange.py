@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import overload
 
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.data import PreProcessDataConfig
+from finetune_trainer.packing import Blocks as Packing
 from finetune_trainer.packing import pack
 from finetune_trainer.tokenizer import TextTokenizer
-from finetune_trainer.tokens import TokenRows, Tokens
+from finetune_trainer.tokens import Flags, TokenRows, Tokens
 
 Indexes = npt.NDArray[np.int64]
 
@@ -58,9 +60,11 @@ class Arranged(Sequence[Tokens]):
         return map(self.sample, range(len(self)))
 
 
-def lengths_of(samples: Sequence[Tokens]) -> list[int]:
-    """Tokens of each of `samples`; they are read only where they are no arrangement."""
-    return samples.lengths().tolist() if isinstance(samples, Arranged) else [len(sample.ids) for sample in samples]
+def lengths_of(samples: Sequence[Tokens]) -> array[int]:
+    """Tokens of each of `samples`, 8 bytes a sample; they are read only where they are no arrangement."""
+    if isinstance(samples, Arranged):
+        return array("q", samples.lengths().astype(np.int64).tobytes())
+    return array("q", (len(sample.ids) for sample in samples))
 
 
 class Lines(Arranged):
@@ -85,7 +89,7 @@ class Lines(Arranged):
 class Packs(Arranged):
     """Each of `blocks` holds whole rows, cut to `size` tokens; no row's first token is learned from the row before."""
 
-    def __init__(self, rows: TokenRows, blocks: Sequence[Indexes], size: int) -> None:
+    def __init__(self, rows: TokenRows, blocks: Packing, size: int) -> None:
         self._rows, self._blocks, self._size = rows, blocks, size
 
     def __len__(self) -> int:
@@ -99,12 +103,10 @@ class Packs(Arranged):
         return Tokens(np.concatenate([part.ids for part in parts]), learn, tuple(starts.tolist()))
 
     def totals(self) -> Totals:
-        chosen = np.concatenate(self._blocks) if self._blocks else np.zeros(0, np.int64)
-        return _whole_rows(self._rows, chosen, self._size, len(self))
+        return _whole_rows(self._rows, self._blocks.members, self._size, len(self))
 
     def lengths(self) -> Indexes:
-        rows = np.minimum(self._rows.lengths, self._size)
-        return np.fromiter((rows[block].sum() for block in self._blocks), np.int64, len(self))
+        return self._blocks.sums(np.minimum(self._rows.lengths[self._blocks.members], self._size))
 
 
 def _whole_rows(rows: TokenRows, chosen: Indexes, size: int, samples: int) -> Totals:
@@ -195,38 +197,36 @@ def _lines(rows: TokenRows, chosen: Indexes, config: PreProcessDataConfig) -> Ar
     if config.strategy == "line-by-line":
         return Lines(rows, fitting, config.max_seq_len)
     lengths = np.minimum(rows.lengths[fitting], config.max_seq_len)
-    blocks = [fitting[block] for block in pack(lengths, config.max_seq_len)]
-    return Packs(rows, blocks, config.max_seq_len)
+    blocks = pack(lengths, config.max_seq_len)
+    return Packs(rows, replace(blocks, members=fitting[blocks.members]), config.max_seq_len)
 
 
 def _drawn_rows(rows: TokenRows, chosen: Indexes, config: PreProcessDataConfig) -> Indexes:
     """Rows drawn with replacement; under drop_short_sequences again, where one is too short."""
     shortest = config.max_seq_len if config.drop_short_sequences else 0
-    found = (rows.lengths[chosen] >= shortest).tolist()
-    return chosen[_draw(found, config)]
+    return chosen[_draw(rows.lengths[chosen] >= shortest, config)]
 
 
 def _joined(stream: Stream, config: PreProcessDataConfig) -> Arranged:
     size = config.max_seq_len
     if config.strategy == "join-random":
         begins = stream.starts[:-1]
-        fits = (begins + size <= len(stream)).tolist()
-        return Blocks(stream, begins[_draw(fits, config)], size).teaching()
+        return Blocks(stream, begins[_draw(begins + size <= len(stream), config)], size).teaching()
     step = config.stride if config.strategy == "join-sliding-window" and config.stride else size
     starts = np.arange(0, max(0, len(stream) - size + 1), step)
     return Blocks(stream, starts, size, size - step).teaching().first(config.max_samples)
 
 
-def _draw(fits: Sequence[bool], config: PreProcessDataConfig) -> list[int]:
+def _draw(fits: Flags, config: PreProcessDataConfig) -> Indexes:
     """`max_samples` indexes of `fits`, each drawn up to `random_retries` times until it is True; fewer where not."""
     rng = Random(config.random_seed)  # noqa: S311  (samples, no secret)
-    found: list[int] = []
-    for _ in range(config.max_samples or 0 if fits else 0):
+    found = array("q")
+    for _ in range(config.max_samples or 0 if len(fits) else 0):
         draws = (rng.randrange(len(fits)) for _ in range(config.random_retries))
         good = next((index for index in draws if fits[index]), None)
         if good is not None:
             found.append(good)
-    return found
+    return np.array(found, np.int64)
 
 
 def _joiner(config: PreProcessDataConfig, tokenizer: TextTokenizer) -> Tokens:

@@ -14,7 +14,8 @@ from finetune_trainer.termination import Termination
 from finetune_trainer.training.world import Alone, World
 
 if TYPE_CHECKING:
-    from finetune_trainer.checkpoints import Checkpoints  # a pass is given it, and imports no store for its type
+    from finetune_trainer.checkpoints import Checkpoints  # a pass is given these, and imports no store for their types
+    from finetune_trainer.kept_tokens import KeptTokens
 
 Row = dict[str, Any]
 
@@ -27,9 +28,10 @@ class StageContext:
     checked against their sha256; the adapter may be the input model's own, held to its pin. `base` is the local folder
     of the job's input model where the document names one. `output` is an empty folder that the pass fills; all of it
     is published. `rows(name)` are the rows of a data config, checked to be the pinned ones, and read again by each
-    iteration. `upstream` holds, by role, the inputs' manifests. `world` are the processes that run the pass together;
-    all have a context, and the main one's output is published. `checkpoints` are the stage's, where it has a store;
-    `termination` says when to stop.
+    iteration. `upstream` holds, by role, the inputs' manifests, and `before` those of the stages that these were made
+    from, as far as they are still there. `world` are the processes that run the pass together; all have a context, and
+    the main one's output is published. `checkpoints` are the stage's, where it has a store, and `tokens` those that
+    were made of the job's rows before; `termination` says when to stop.
     """
 
     document: StageDocument
@@ -40,8 +42,10 @@ class StageContext:
     report: Reporter
     rows: Callable[[str], Iterable[Row]]
     upstream: dict[str, Manifest] = field(default_factory=dict)
+    before: tuple[Manifest, ...] = ()
     world: World = field(default_factory=Alone)
     checkpoints: Checkpoints | None = None
+    tokens: KeptTokens | None = None
     termination: Termination = field(default_factory=Termination)
 
     @property

@@ -46,7 +46,7 @@ def failure_of(error: BaseException, document: StageDocument) -> StageFailure:
     said = one_line(f"{type(error).__name__}: {error}", 400)
     if _is_memory(error):
         return out_of_memory(document, said)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         said = f"a disk is full ({error.filename}); give the pod more scratch space"
     reason, exit_code = _kind(error)
     return StageFailure(reason, said, exit_code=exit_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,22 @@ def fetch_input(place: Workplace, role: str, wanted: StageInput) -> tuple[Path, 
     folder.mkdir(parents=True, exist_ok=True)
     place.store.download(found.manifest, folder, watched(place.report, f"fetching {wanted.stage}"[:32]))
     return folder, found.manifest
+
+
+def manifests_before(place: Workplace, upstream: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """The manifests of the stages that the `upstream` ones were made from, each once, the nearest first.
+
+    One that is gone, or is another one by now, is left out: it says something about a model, and is not needed for one.
+    """
+    found: dict[str, Manifest] = {}
+    wanted = [item for manifest in upstream for item in manifest.inputs.values()]
+    while wanted:
+        item = wanted.pop(0)
+        committed = None if item.key in found else place.store.read_manifest(item.key, item.digest)
+        if committed and committed.digest == item.digest:
+            found[item.key] = committed.manifest
+            wanted += committed.manifest.inputs.values()
+    return tuple(found.values())
 
 
 def fetch_base(place: Workplace) -> Path | None:

@@ -34,8 +34,10 @@ class GenaiModel:
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self.context_length = int(config["model"]["context_length"])
-        # A cache of layers that see a window of tokens is refused where it is made for fewer (Gemma 2).
-        self._window = int(config["model"]["decoder"].get("sliding_window", {}).get("window_size", 0))
+        # A cache of layers that see a window of tokens is refused where it is made for fewer (Gemma 2); any is where it
+        # is made for more than the context, which may be shorter than the window (Mistral's configuration by default).
+        window = int(config["model"]["decoder"].get("sliding_window", {}).get("window_size", 0))
+        self._least_room = min(window, self.context_length)
         self._model = og.Model(str(folder))
         self._tokenizer = og.Tokenizer(self._model)
         self._tokenizer.update_options(add_special_tokens="false")
@@ -87,7 +89,7 @@ class GenaiModel:
 
     def _generator(self, length: int, **options: int) -> og.Generator:
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=max(length, self._window), **_GREEDY | options)
+        parameters.set_search_options(max_length=max(length, self._least_room), **_GREEDY | options)
         return og.Generator(self._model, parameters)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune_api.problems import problem
 from finetune_api.stage import DataPin, Reason
 from finetune_trainer.data import Sample, TokenRows, arrange, render, split_rows, tokenize
 from finetune_trainer.errors import bad_input
+from finetune_trainer.kept_tokens import Rows
 from finetune_trainer.rows import FileRows
 from finetune_trainer.sources import DataFile, data_digest, files_path
 from finetune_trainer.tokenizer import TextTokenizer
@@ -52,12 +54,17 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Read:
-    """A data config's rows as tokens, and the first few of them as texts."""
+    """A data config's rows as tokens, and the first few of them as texts; `made` says that none were kept."""
 
     config: DataConfig
     files: list[DataFile]
     tokens: TokenRows
     first: list[Sample]
+    made: bool = True
+
+    def rows(self, tokenizer: TextTokenizer) -> Rows:
+        """What the tokens are of."""
+        return Rows(self.config, data_digest(self.files), tokenizer)
 
     @property
     def pin(self) -> DataPin:
@@ -82,9 +89,15 @@ class Counts:
     highest_id: int
 
 
-def read(fetched: Fetched, tokenizer: TextTokenizer, folder: Path) -> Read:
-    """The rows of `fetched` as tokens; `folder` takes them. Raises StageFailure as `Fetched.samples`."""
+def read(fetched: Fetched, tokenizer: TextTokenizer, folder: Path, kept: TokenRows | None = None) -> Read:
+    """The rows of `fetched` as tokens, those that were `kept` or, in `folder`, new ones.
+
+    Raises StageFailure as `Fetched.samples`.
+    """
     first: list[Sample] = []
+    if kept is not None:
+        first.extend(islice(fetched.samples(tokenizer), _SHOWN_SAMPLES))
+        return Read(fetched.config, fetched.files, kept, first, made=False)
     samples = _noting(fetched.samples(tokenizer), first)
     tokens = tokenize(samples, tokenizer, fetched.config.pre_process_data_config, folder)
     return Read(fetched.config, fetched.files, tokens, first)

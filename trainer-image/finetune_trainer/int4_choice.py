@@ -1,8 +1,15 @@
 """int4AlgoConfig auto: the smallest of some quantizations that surely loses no more than the evaluator's goals allow.
 
-A candidate is compared with its source row by row, on validation rows. It is sure where the whole 95 % interval of
-that comparison meets the goals, for a figure that meets them by luck would miss them on the test rows. Where none is
-sure, the one that comes nearest to it among those whose figures meet the goals is taken, and called unsure.
+A candidate is compared with its source row by row, on validation rows. It is sure where the whole interval of that
+comparison meets the goals, for a figure that meets them by luck would miss them on the test rows. Where none is sure,
+the one that comes nearest to it among those whose figures meet the goals is taken, and called unsure.
+
+Every candidate that is tried has a chance to seem sure by luck, and the first that does is taken. So each has its share
+of the 5 % that all may have together (Bonferroni): whatever the candidates have in common, of jobs whose candidates all
+miss their goals in truth, at most 5 % take one that they call sure. Holm's procedure would be no different, as it ends
+with the first that passes. A fixed sequence would need no shares, but has to go from the largest candidate down and
+stop at the first that is not sure: it would build nearly all of them in the usual case, in which the smallest will do.
+Several goals of one candidate need no share of their own, as it has to meet all.
 """
 
 from __future__ import annotations
@@ -30,6 +37,8 @@ from finetune_trainer.onnx_reference import Reference
 from finetune_trainer.tokenizer import load_tokenizer
 
 FILE = "quantization.json"
+# The chance that a job calls a candidate sure that misses its goals in truth.
+ERROR = 0.05
 _MOST_FIGURES = 15  # the check's own figures need room beside them
 
 
@@ -99,8 +108,8 @@ class Try:
             return "meets the goals"
         unsure = {name: item for name, item in self.margins.items() if item.low < 0}
         return "; ".join(
-            f"{name} meets its goal by {item.value:.4g}, which may be luck: 95 % interval {item.low:.4g} to "
-            f"{item.high:.4g}"
+            f"{name} meets its goal by {item.value:.4g}, which may be luck: the interval is {item.low:.4g} "
+            f"to {item.high:.4g}"
             for name, item in unsure.items()
         )
 
@@ -122,6 +131,11 @@ class Try:
         }
 
 
+def candidates(config: ModelBuilderConfig) -> tuple[Candidate, ...]:
+    """Those that may be tried, in their order."""
+    return CANDIDATES[: config.max_tries or len(CANDIDATES)]
+
+
 def judged(evaluator: Evaluator) -> Evaluator:
     """The metrics of rows that say how much may be lost, or what must be reached; others are for the evaluation."""
     metrics = [
@@ -141,6 +155,11 @@ class Chooser:
     evaluator: Evaluator
     reader: RowReader
     source: Mapping[str, Measured]
+
+    @property
+    def tail(self) -> float:
+        """A candidate's share of the error, at the lower end of its intervals."""
+        return ERROR / len(candidates(self.config))
 
     @classmethod
     def beside(cls, context: StageContext, source: Path, config: ModelBuilderConfig) -> Chooser:
@@ -168,7 +187,7 @@ class Chooser:
         except RuntimeError as error:
             return Try(candidate, size, {}, {}, broken or str(error)[:300])
         margins = {
-            metric.name: margin(metric, metric.goal, found[metric.name], self.source[metric.name])
+            metric.name: margin(metric, metric.goal, found[metric.name], self.source[metric.name], self.tail)
             for metric in self.evaluator.metrics
             if metric.goal
         }
@@ -184,11 +203,10 @@ def choose(
     OnnxDiverged where no candidate came near its source.
     """
     chooser = Chooser.beside(context, source, config)
-    candidates = CANDIDATES[: config.max_tries or len(CANDIDATES)]
     tries: list[Try] = []
     best: tuple[Try, Path] | None = None
-    for number, candidate in enumerate(candidates, start=1):
-        context.report.progress(activity=f"trying {candidate.name}", step=number, total=len(candidates))
+    for number, candidate in enumerate(candidates(config), start=1):
+        context.report.progress(activity=f"trying {candidate.name}", step=number, total=len(candidates(config)))
         folder = context.scratch / f"try-{number}"
         folder.mkdir()
         build(folder, candidate.of(config))
@@ -208,7 +226,7 @@ def choose(
     if best[0].sureness < 0:
         context.report.log(f"none is sure to meet the goals on other rows; {best[0].candidate.name} comes nearest")
     shutil.copytree(best[1], context.output, dirs_exist_ok=True)
-    _write(context.output, chooser.source, tries, best[0])
+    _write(context.output, chooser, tries, best[0])
     return _figures(tries, best[0])
 
 
@@ -221,11 +239,13 @@ def _figures(tries: list[Try], best: Try) -> dict[str, float]:
     return {"tries": float(len(tries)), "sure": float(best.sureness >= 0), **dict(list(said.items())[-_MOST_FIGURES:])}
 
 
-def _write(folder: Path, source: Mapping[str, Measured], tries: list[Try], best: Try) -> None:
+def _write(folder: Path, chooser: Chooser, tries: list[Try], best: Try) -> None:
     content = {
-        "source": {name: _finite(item.value) for name, item in source.items()},
-        "types": {name: item.type for name, item in source.items()},
-        "rows": {name: len(item.rows) for name, item in source.items()},
+        "source": {name: _finite(item.value) for name, item in chooser.source.items()},
+        "types": {name: item.type for name, item in chooser.source.items()},
+        "rows": {name: len(item.rows) for name, item in chooser.source.items()},
+        "confidence": 1 - chooser.tail,
+        "settings": len(candidates(chooser.config)),
         "chosen": best.candidate.name,
         "sure": best.sureness >= 0,
         "tries": [item.content() for item in tries],

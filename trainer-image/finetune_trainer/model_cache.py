@@ -3,6 +3,9 @@
 The volume is one namespace's, and many pods may use it at once, on one node or on several. A model is a folder of its
 own, which appears there whole, by one rename. Pods hold its lock, shared, for as long as they live; who fetches or
 removes one holds it alone. Locks are flock's, which local disks and NFS 4 know, and which end with their process.
+
+All of it is the group's that the volume belongs to (the pods' fsGroup), to read, replace and remove, whatever user a
+pod runs as and whatever its umask is.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,8 +26,8 @@ from finetune_trainer.report import Reporter
 _CONTENT = "model"
 _HASHES = "hashes.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-# The group that the volume belongs to shares it, whatever user a pod runs as.
-_FOLDER_MODE = 0o2775
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FOLDER_MODE, _FILE_MODE, _UMASK = 0o2775, 0o664, 0o002
 
 
 class ModelCache:
@@ -36,44 +40,60 @@ class ModelCache:
     def folder(self, digest: str, size: int, fetch: Callable[[Path], None]) -> Path | None:
         """The folder with the model of this digest, which `fetch` fills where it is not there yet.
 
-        `size` is about what it takes, in bytes. None where it cannot be kept: it is larger than the limit, or the
-        volume is full. What `fetch` raises is raised, and nothing stays of it.
+        `size` is about what it takes, in bytes. None where it cannot be kept: it is larger than the limit, the volume
+        is full, or this pod may not write to it. What else `fetch` raises is raised, and nothing stays of it.
         """
         if size > self._limit:
             self._report.log(f"the model is not kept: {size} bytes are more than the cache may hold ({self._limit})")
             return None
-        self._root.mkdir(parents=True, exist_ok=True)
+        with _shared_with_the_group():
+            try:
+                return self._kept_folder(digest, size, fetch)
+            except OSError as error:
+                if error.errno not in (*_NO_ROOM, *_CLOSED):
+                    raise
+                why = "is full" if error.errno in _NO_ROOM else f"cannot be written to ({error})"
+                self._report.log(f"the model is not kept: the cache's volume {why}")
+                return None
+
+    def _kept_folder(self, digest: str, size: int, fetch: Callable[[Path], None]) -> Path:
+        if not self._root.is_dir():
+            self._root.mkdir(parents=True, exist_ok=True)
+            with suppress(PermissionError):
+                self._root.chmod(_FOLDER_MODE)
         place, lock = self._root / digest, self._lock(digest)
         try:
             found = self._shared(place, lock, size, fetch)
         except BaseException:
             os.close(lock)
             raise
-        if found is None:
-            os.close(lock)
-        else:
-            self._held.append(lock)
+        self._held.append(lock)
         return found
 
-    def _shared(self, place: Path, lock: int, size: int, fetch: Callable[[Path], None]) -> Path | None:
-        """The model's folder, its lock shared; None where it cannot be kept."""
+    def _shared(self, place: Path, lock: int, size: int, fetch: Callable[[Path], None]) -> Path:
+        """The model's folder, its lock shared."""
+        looked: tuple[int, int] | None = None
         while True:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            if self._is_whole(place):
-                # What was used last is removed last.
-                os.utime(place / _HASHES)
+            # What was looked at a moment ago, alone, need not be read again: unless another pod came in between.
+            if (looked is not None and _identity(place) == looked) or self._is_whole(place):
+                # What was used last is removed last; who may not say so uses it all the same.
+                with suppress(PermissionError):
+                    os.utime(place / _HASHES)
+                if looked is None:
+                    self._report.log(f"the model {place.name[:12]} is on the cache's volume: nothing is fetched")
                 return place / _CONTENT
             # On NFS two pods that both hold it shared would wait for each other for good.
             fcntl.flock(lock, fcntl.LOCK_UN)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self._filled(place, size, fetch):
-                return None
+            self._fill(place, size, fetch)
+            looked = _identity(place)
 
-    def _filled(self, place: Path, size: int, fetch: Callable[[Path], None]) -> bool:
-        """Whether the model is there, after it was fetched where it was not. The caller holds its lock alone."""
+    def _fill(self, place: Path, size: int, fetch: Callable[[Path], None]) -> None:
+        """Sees to it that the whole model is there. The caller holds its lock alone."""
         if (place / _HASHES).is_file():
             if self._is_whole(place):
-                return True
+                return
             self._report.log(f"the kept model {place.name[:12]} is damaged, and fetched again")
             self._remove(place)
         for left in self._root.glob(f"{place.name}.partial-*"):
@@ -82,17 +102,12 @@ class ModelCache:
         partial = place.with_name(f"{place.name}.partial-{uuid4().hex[:8]}")
         try:
             partial.mkdir()
+            partial.chmod(_FOLDER_MODE)
             fetch(partial / _CONTENT)
             _seal(partial)
             partial.rename(place)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            self._report.log("the model is not kept: the cache's volume is full")
-            return False
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return True
 
     def _is_whole(self, place: Path) -> bool:
         """Whether every file is what was fetched; somebody else's pod may have written there."""
@@ -146,7 +161,14 @@ class ModelCache:
 
     def _lock(self, digest: str) -> int:
         """The open lock of a model. Its file is never removed: another pod may be waiting for it."""
-        return os.open(self._root / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        path = self._root / f"{digest}.lock"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        except PermissionError:
+            if not path.exists():
+                raise
+            # Another user's, who left it to nobody. It can be held all the same, but on NFS.
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Lets go of every model; the end of the process does so too."""
@@ -163,6 +185,24 @@ def _alone(lock: int) -> bool:
     return True
 
 
+@contextmanager
+def _shared_with_the_group() -> Iterator[None]:
+    """What is made meanwhile, by whatever library, the group may write to."""
+    before = os.umask(_UMASK)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """Which folder and which list of hashes these are; None where there are none."""
+    try:
+        return place.stat().st_ino, (place / _HASHES).stat().st_ino
+    except OSError:
+        return None
+
+
 def _seal(partial: Path) -> None:
     """Writes down what was fetched, and leaves it to the volume's group."""
     content = partial / _CONTENT
@@ -171,10 +211,11 @@ def _seal(partial: Path) -> None:
         if path.is_dir():
             path.chmod(_FOLDER_MODE)
         else:
+            # Some libraries make files that are their user's alone, whatever the umask.
+            path.chmod(_FILE_MODE)
             found = hash_file(path)
             hashes[path.relative_to(content).as_posix()] = [found.size, found.sha256]
-    for folder in (partial, content):
-        folder.chmod(_FOLDER_MODE)
+    content.chmod(_FOLDER_MODE)
     (partial / _HASHES).write_text(json.dumps(hashes))
 
 

@@ -25,13 +25,18 @@ def leave(environment: Environment, report: Reporter, error: BaseException) -> b
 
     Nothing that goes wrong here hides the failure itself: it is logged, and False is returned.
     """
+    return leave_texts(environment, report, "\n".join(report.tail) + "\n", "".join(traceback.format_exception(error)))
+
+
+def leave_texts(environment: Environment, report: Reporter, log: str, trace: str) -> bool:
+    """As `leave`, of a process that said `log` and ended as `trace` says: its supervisor's to tell where it is dead."""
     document = environment.document
     try:
         secrets = read_secrets(environment)
         store = ArtifactStore.on(connect(document.storage, environment.handed, QUICK))
         texts = {
-            "log.txt": "\n".join(report.tail) + "\n",
-            "traceback.txt": "".join(traceback.format_exception(error)),
+            "log.txt": log,
+            "traceback.txt": trace,
             "stage.json": document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
         }
         folder = layout.failure_path(document.key, document.attempt)

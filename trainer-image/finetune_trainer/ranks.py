@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 # As in finetune_api, which takes long to import.
 _STAGE = "FINETUNE_STAGE"
@@ -31,7 +32,7 @@ def of_this_pod(variables: Mapping[str, str]) -> list[dict[str, str]]:
     Raises KeyError where there are several nodes and no FINETUNE_RENDEZVOUS, the host:port of rank 0.
     """
     nodes, processes = (int(variables.get(name) or 1) for name in (_NODES, _PROCESSES))
-    if nodes * processes == 1 or json.loads(variables[_STAGE])["type"] not in _TRAINING:
+    if nodes * processes == 1 or said_by(variables.get(_STAGE, "")).get("type") not in _TRAINING:
         return [dict(variables)]
     index = int(variables.get(_INDEX) or 0)
     host, _, port = variables[_RENDEZVOUS].rpartition(":") if nodes > 1 else (_LOOPBACK, ":", str(_free_port()))
@@ -50,6 +51,15 @@ def of_this_pod(variables: Mapping[str, str]) -> list[dict[str, str]]:
         }
         for local in range(processes)
     ]
+
+
+def said_by(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in `text`; empty where it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _own_files(variables: Mapping[str, str], local: int) -> dict[str, str]:

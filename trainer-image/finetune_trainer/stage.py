@@ -12,7 +12,8 @@ from typing import cast
 from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, ManifestFile, StageResult, Verified
 from finetune_trainer.context import Pass, StageContext
-from finetune_trainer.fetch import fetch_base, fetch_base_adapter, fetch_input, fetch_rows
+from finetune_trainer.fetch import fetch_base, fetch_base_adapter, fetch_input, fetch_rows, manifests_before
+from finetune_trainer.kept_tokens import KeptTokens
 from finetune_trainer.provenance import library_versions, now, usage
 from finetune_trainer.training.world import Alone, World
 from finetune_trainer.watching import watched
@@ -85,8 +86,10 @@ def _fetch(place: Workplace, world: World) -> StageContext:
         report=place.report,
         rows=lambda name: fetch_rows(place, name),
         upstream=manifests,
+        before=manifests_before(place, manifests.values()) if world.is_main else (),
         world=world,
         checkpoints=place.checkpoints,
+        tokens=KeptTokens(place.store.tokens(), place.document, place.scratch / "kept-tokens", place.report),
         termination=place.termination,
     )
 

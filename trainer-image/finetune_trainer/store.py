@@ -55,18 +55,24 @@ class ArtifactStore:
     """Stages' outputs below one root. Methods raise StageFailure where the store fails or lies.
 
     Where `namespace` is given, manifests of jobs of another one are lies: the namespace is in every content key.
+    `kind` is the folder of all outputs.
     """
 
-    def __init__(self, objects: Objects, uri: str, namespace: str | None = None) -> None:
+    def __init__(self, objects: Objects, uri: str, namespace: str | None = None, kind: str = layout.STAGES) -> None:
         self._objects = objects
         self._uri = uri
         self._namespace = namespace
+        self._kind = kind
 
     @classmethod
     def on(cls, connection: S3Client, namespace: str | None = None) -> ArtifactStore:
         """The store at the connection's `storage.uri`."""
         uri = connection.storage.uri
         return cls(connection.objects(Place(STORAGE_PATH, uri, Reason.BUCKET_NOT_FOUND)), uri, namespace)
+
+    def tokens(self) -> ArtifactStore:
+        """The tokens that are kept, below the same root."""
+        return ArtifactStore(self._objects, self._uri, self._namespace, layout.TOKENS)
 
     def read_document(self, path: str) -> bytes | None:
         """A small document's bytes, or None where it is not there."""
@@ -94,7 +100,7 @@ class ArtifactStore:
         return None
 
     def _read_manifest(self, key: str) -> Committed | None:
-        path = layout.manifest_path(key)
+        path = layout.manifest_path(key, self._kind)
         body = self._objects.read(path)
         if body is None:
             return None
@@ -110,7 +116,7 @@ class ArtifactStore:
 
     def damage(self, manifest: Manifest) -> list[str]:
         """The manifest's files that are missing or of another size; empty where all are there."""
-        folder = layout.attempt_path(manifest.key, manifest.attempt) + "/"
+        folder = layout.attempt_path(manifest.key, manifest.attempt, self._kind) + "/"
         there = {item.key.removeprefix(folder): item.size for item in self._objects.list(folder)}
         return [file.path for file in manifest.files if there.get(file.path) != file.size]
 
@@ -124,7 +130,7 @@ class ArtifactStore:
 
         What an earlier pod of the same attempt has sent is not sent again.
         """
-        prefix = layout.attempt_path(key, attempt)
+        prefix = layout.attempt_path(key, attempt, self._kind)
         files = {
             f"{prefix}/{path.relative_to(folder).as_posix()}": path
             for path in sorted(folder.rglob("*"))
@@ -145,7 +151,7 @@ class ArtifactStore:
 
         `replace` is the damaged manifest, if any, that is in the way.
         """
-        path, body = layout.manifest_path(manifest.key), canonical(manifest.wire())
+        path, body = layout.manifest_path(manifest.key, self._kind), canonical(manifest.wire())
         digest = sha256(body).hexdigest()
         now = self.read_manifest(manifest.key)
         if now is None or (replace and now.digest == replace.digest):
@@ -165,7 +171,7 @@ class ArtifactStore:
         one of which nothing is there after ours was written will find ours.
         """
         # Folders alone: there are servers that read every object which they list, to tell its ETag.
-        return any(name != manifest.attempt for name in self._objects.folders(f"stages/{manifest.key}/"))
+        return any(name != manifest.attempt for name in self._objects.folders(f"{self._kind}/{manifest.key}/"))
 
     def download(self, manifest: Manifest, folder: Path, watch: Watch = unwatched) -> None:
         """Fetches the stage's files into `folder`, each checked against its sha256; what differs is fetched twice.
@@ -194,10 +200,10 @@ class ArtifactStore:
     def _object_key(self, manifest: Manifest, file: ManifestFile) -> str:
         if not is_inside(file.path):
             raise self._corrupt(file.path, "a path that leaves its folder", manifest.key)
-        return f"{layout.attempt_path(manifest.key, manifest.attempt)}/{file.path}"
+        return f"{layout.attempt_path(manifest.key, manifest.attempt, self._kind)}/{file.path}"
 
     def _corrupt(self, path: str, message: str, key: str) -> StageFailure:
-        remedy = f"Delete {layout.manifest_path(key)} to have the stage computed again."
+        remedy = f"Delete {layout.manifest_path(key, self._kind)} to have the stage computed again."
         # The object in the message, not in the value: values are cut at a length that its URI may exceed.
         found = problem(STORAGE_PATH, self._uri, f"{path}: {message}", remedy)
         return bad_input(Reason.ARTIFACT_CORRUPT, found)

@@ -14,12 +14,15 @@ How the stage's process ended → exit code:
 - SIGBUS, SIGILL: HARDWARE, since another node may do (a failing disk or memory; a CPU without an instruction);
 - STALLED: a step hung, and the stage's own watch ended it;
 - SIGSEGV and all else: INTERNAL.
+
+A stage that ended without an answer left no evidence either, so the supervisor leaves it: it has the end of what the
+stage's processes wrote. Where the kernel kills the whole container, as the kubelet has it do with memory's control
+group, nobody is left to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -30,7 +33,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.ranks import of_this_pod
+from finetune_trainer.passing_on import PassedOn, Tail
+from finetune_trainer.ranks import of_this_pod, said_by
 
 if TYPE_CHECKING:
     from finetune_api.stage import StageDocument
@@ -46,6 +50,8 @@ _FOLDERS = ("HOME", "TMPDIR", "FINETUNE_SCRATCH")
 # Time to write a result, after another rank has failed.
 _COMPANY_SECONDS = 15.0
 _FORWARDED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
+# In place of the key that a document which cannot be read does not say.
+_NO_KEY = "0" * 64
 
 
 class Supervisor:
@@ -57,6 +63,7 @@ class Supervisor:
         self._running: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._received: list[int] = []
+        self._tail = Tail()
 
     def run(self) -> int:
         """Runs the stage to its end, and returns the container's exit code."""
@@ -66,11 +73,18 @@ class Supervisor:
         kills_before = out_of_memory_kills()
         for number in _FORWARDED:
             signal.signal(number, self._forward)
+        passed_on = [PassedOn(stream.fileno(), self._tail, _FORWARDED) for stream in (sys.stdout, sys.stderr)]
+        actions = [(os.POSIX_SPAWN_DUP2, item.writer, number) for number, item in enumerate(passed_on, start=1)]
         for place, variables in enumerate(self._variables):
-            self._running[os.posix_spawn(self._command[0], self._command, dict(variables))] = place
+            process = os.posix_spawn(self._command[0], self._command, dict(variables), file_actions=actions)
+            self._running[process] = place
+        for item in passed_on:
+            item.close()
         for number in tuple(self._received):
             self._send(number)
         self._reap()
+        for item in passed_on:
+            item.finish()
         return self._answer(self._first_failed() or 0, kills_before)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
@@ -123,20 +137,43 @@ class Supervisor:
         return self._answer_for(code, kills_before)
 
     def _answer_for(self, code: int, kills_before: int | None) -> int:
-        """Writes the result that the stage did not write."""
-        from finetune_api.stage import StageDocument  # noqa: PLC0415  (see the module's docstring)
+        """Writes the result that the stage did not write, and leaves evidence in its place."""
+        from finetune_api.stage import Reason, StageDocument  # noqa: PLC0415  (see the module's docstring)
         from finetune_trainer.result import failed, write_result  # noqa: PLC0415
 
-        text = self._variables[0][_STAGE]
+        text = self._variables[0].get(_STAGE, "")
         try:
             document = StageDocument.model_validate_json(text)
         except ValueError as error:
-            failure = _not_understood(error)
+            failure, key = _not_understood(error), said_by(text).get("key")
         else:
-            failure = _failure(code, document, bool(self._received), kills_before)
+            failure, key = _failure(code, document, bool(self._received), kills_before), document.key
         sys.stderr.write(f"the stage's process ended with {code}: {failure.message}\n")
-        write_result(self._result(0), failed(json.loads(text)["key"], failure))
+        sys.stderr.flush()
+        # A stage that failed and then crashed on its way out has left more than its supervisor could.
+        left = _read(self._result(0)).get("evidence") is True
+        result = failed(key if isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key) else _NO_KEY, failure)
+        # Before the store is asked, which may take longer than this pod has.
+        write_result(self._result(0), result)
+        if left or (failure.reason is not Reason.TERMINATED and self._left_evidence(code, failure)):
+            write_result(self._result(0), result.model_copy(update={"evidence": True}))
         return failure.exit_code
+
+    def _left_evidence(self, code: int, failure: StageFailure) -> bool:
+        """Whether the dead process's last words are in the store."""
+        from finetune_trainer.environment import read_environment  # noqa: PLC0415  (see the module's docstring)
+        from finetune_trainer.post_mortem import leave_texts  # noqa: PLC0415
+        from finetune_trainer.report import Reporter  # noqa: PLC0415
+
+        try:
+            environment = read_environment(self._variables[0])
+        except (KeyError, ValueError):
+            return False
+        trace = (
+            f"The stage's process {_ending(code)}, without a traceback of its own.\n"
+            f"log.txt is the end of what it wrote.\n{failure.reason}: {failure.message}\n"
+        )
+        return leave_texts(environment, Reporter(), self._tail.text(), trace)
 
 
 def _not_understood(error: ValueError) -> StageFailure:
@@ -165,17 +202,16 @@ def _failure(code: int, document: StageDocument, signalled: bool, kills_before: 
     if -code in (signal.SIGBUS, signal.SIGILL):
         message = f"killed by {signal.Signals(-code).name}: full shared memory, bad memory, or a CPU too old"
         return StageFailure(Reason.HARDWARE, message, exit_code=ExitCode.HARDWARE)
-    ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code} and left no result"
-    return StageFailure(Reason.INTERNAL, f"the stage's process {ending}", exit_code=ExitCode.INTERNAL)
+    return StageFailure(Reason.INTERNAL, f"the stage's process {_ending(code)}", exit_code=ExitCode.INTERNAL)
+
+
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code} and left no result"
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The result in `path`; empty where there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    return said_by(path.read_bytes())
 
 
 def _was_out_of_memory(kills_before: int | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, overload
 import tokenizers
 from tokenizers import Tokenizer
 
+from finetune_api.keys import digest
 from finetune_api.problems import problem
 from finetune_api.stage import Reason
 from finetune_trainer.errors import bad_input
@@ -84,6 +85,11 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, those added to the vocabulary included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def digest(self) -> str:
+        """sha256 (hex) over all that texts are rendered and encoded by."""
+        rest = [self.bos_id, self.eos_id, sorted(self.end_ids), self.chat_template, self.special_tokens]
+        return digest([self._backend.to_str(), rest])
 
     def encode(self, text: str) -> Encoding:
         """`text` as tokens; no special token is added, those spelled out in `text` become themselves."""

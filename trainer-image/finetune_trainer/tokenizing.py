@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from finetune_api.data import PreProcessDataConfig
 from finetune_trainer.sample import Sample
 from finetune_trainer.tokenizer import Encoding, TextTokenizer
-from finetune_trainer.tokens import FileArray, Flags, Ids, TokenRows
+from finetune_trainer.tokens import Flags, Ids, TokenRows, TokenWriter
 
 # Texts that are encoded together: so many, or so many characters, whichever is reached first.
 _TEXTS_TOGETHER = 1024
@@ -53,29 +51,21 @@ def tokenize(
 
     With `completion_only_loss` a token is learned if any of its characters belongs to the completion. With
     `add_special_tokens` BOS (where the model has it) comes first and EOS last, each once, and EOS is learned.
-    Nothing is cut here. `folder` takes the files, which stay there; without one they are gone with the result.
+    Nothing is cut here. The files are in a new folder of `folder`, where other processes may read them too; without
+    one they are gone with the result.
     """
-    bounds, learned, hashes, highest = array("q", [0]), array("q"), array("Q"), 0
-    ids, learn = _scratch_file(folder), _scratch_file(folder)
-    for batch, encodings in _encoded(_batches(samples), tokenizer, offsets=config.completion_only_loss):
-        rows = [_row(*pair, tokenizer, config) for pair in zip(encodings, batch, strict=True)]
-        starts = list(accumulate((len(row.ids) for row in rows), initial=0))
-        together, flags = _flat(rows, starts)
-        ids.write(together.data)
-        learn.write(flags.data)
-        highest = max(highest, int(together.max(initial=0)))
-        before = bounds[-1]
-        bounds.extend(before + start for start in starts[1:])
-        learned.extend(row.positions(config.max_seq_len) for row in rows)
-        hashes.extend(text_hash(item.text) for item in batch)
-    return TokenRows(
-        FileArray(ids, np.int32),
-        FileArray(learn, np.bool_),
-        np.array(bounds, np.int64),
-        np.array(learned, np.int64),
-        np.array(hashes, np.uint64),
-        highest,
-    )
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="tokens-") as scratch:
+            return tokenize(samples, tokenizer, config, Path(scratch))
+    folder.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(dir=folder))
+    with TokenWriter(own) as writer:
+        for batch, encodings in _encoded(_batches(samples), tokenizer, offsets=config.completion_only_loss):
+            rows = [_row(*pair, tokenizer, config) for pair in zip(encodings, batch, strict=True)]
+            lengths = [len(row.ids) for row in rows]
+            learned = [row.positions(config.max_seq_len) for row in rows]
+            writer.add(*_flat(rows, lengths), lengths, learned, [text_hash(item.text) for item in batch])
+    return TokenRows.of(own)
 
 
 def _encoded(
@@ -152,8 +142,9 @@ def _learned(encoding: Encoding, sample: Sample) -> list[Range]:
     return found
 
 
-def _flat(rows: Sequence[_Row], starts: Sequence[int]) -> tuple[Ids, Flags]:
-    """The ids of `rows`, one after the other from `starts` on, and whether each is learned."""
+def _flat(rows: Sequence[_Row], lengths: Sequence[int]) -> tuple[Ids, Flags]:
+    """The ids of `rows`, one after the other, and whether each is learned."""
+    starts = list(accumulate(lengths, initial=0))
     ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, starts[-1])
     flags = np.zeros(starts[-1], np.bool_)
     for start, row in zip(starts, rows, strict=False):
@@ -165,11 +156,3 @@ def _flat(rows: Sequence[_Row], starts: Sequence[int]) -> tuple[Ids, Flags]:
 def text_hash(text: str) -> int:
     """64 bits of the text's digest, by which equal texts are found without holding them."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _scratch_file(folder: Path | None) -> BinaryIO:
-    """A file of `folder`, which other processes may open too; without one, a file that is gone with the result."""
-    if folder is None:
-        return tempfile.TemporaryFile()  # type: ignore[return-value]
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.NamedTemporaryFile(dir=folder, delete=False)  # type: ignore[return-value]

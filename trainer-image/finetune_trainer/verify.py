@@ -158,7 +158,7 @@ def check(options: argparse.Namespace) -> int:
 
 def opened(options: argparse.Namespace) -> tuple[Objects, str]:
     """The objects below the root of a store that `options.where` lies in, and its folder there."""
-    where = options.where.removesuffix(MANIFEST).rstrip("/")
+    where = options.where.removeprefix("file://").removesuffix(MANIFEST).rstrip("/")
     if not where.startswith("s3://"):
         path = Path(where).resolve()
         root, folder = _split(path.as_posix())
@@ -171,7 +171,7 @@ def opened(options: argparse.Namespace) -> tuple[Objects, str]:
 
 def _split(where: str) -> tuple[str, str]:
     """The store's root, and the folder below it; the whole is the root where it names no part of a store."""
-    for mark in ("/stages/", "/models/"):
+    for mark in ("/stages/", "/tokens/", "/models/"):
         root, found, rest = where.rpartition(mark)
         if found and _fits(mark, rest):
             return root, f"{mark.strip('/')}/{rest}"
@@ -180,12 +180,14 @@ def _split(where: str) -> tuple[str, str]:
 
 def _fits(mark: str, rest: str) -> bool:
     """Whether `rest` is what `finetune_api.layout` has below `mark`: a key, or namespace, job and generation."""
-    return rest.count("/") == (0 if mark == "/stages/" else 2)
+    return rest.count("/") == (2 if mark == "/models/" else 0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` reads."""
-    parser.add_argument("where", help="folder or s3:// URI of a stage, of a published model, or of either's manifest")
+    parser.add_argument(
+        "where", help="folder, file:// or s3:// URI of a stage, of a published model, or of either's manifest"
+    )
     add_connection(parser)
 
 

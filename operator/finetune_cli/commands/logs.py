@@ -45,8 +45,10 @@ def execute(arguments: argparse.Namespace) -> int:
     stage = arguments.stage or _telling_stage(cluster, job)
     pods = _pods_with_log(cluster, arguments.name, stage, status_of(job))
     if not pods:
+        left = next((item.evidence for item in status_of(job).stages if item.name == stage), None)
         raise invalid(
             f"stage {stage} of {arguments.name} has no pod with a log: it was re-used, waits, or its Job was cleaned up"
+            + (f"; the end of its log is {left}/log.txt" if left else "")
         )
     _print(cluster.log(pods[-1], follow=False, tail=arguments.tail), arguments.raw)
     return ExitCode.OK

@@ -25,8 +25,9 @@ from finetune_trainer.objects import Objects
 
 DESCRIPTION = """\
 Check a stage's output or a published model: every manifest's digest, every file's size and sha256, nothing missing and
-nothing beside them. WHERE is a folder, an s3:// URI, or ftj/NAME for what that FinetuneJob has published, with the keys
-of the Secret that it names. Exit code 1: something is not what its manifest says; 2: WHERE cannot be read.
+nothing beside them. WHERE is a folder, an s3:// or file:// URI, or ftj/NAME for what that FinetuneJob
+has published, with the keys of the Secret that it names. Exit code 1: something is not what its manifest says; 2: WHERE
+cannot be read.
 """
 JOB = "ftj/"
 

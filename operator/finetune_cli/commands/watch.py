@@ -15,7 +15,7 @@ from finetune_cli.display import display
 from finetune_cli.display.tree import show_end
 from finetune_cli.errors import ExitCode, job_failed
 from finetune_cli.jobfile import Body
-from finetune_cli.words import ended, failure
+from finetune_cli.words import ended, evidence, failure
 from finetune_cli.yamltext import dump
 
 DESCRIPTION = """\
@@ -45,7 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
         for last in statuses:
             shown.update(last[1])
     if not ended(last[1]):
-        raise job_failed(f"{arguments.name} failed. {failure(last[1])}")
+        left = "".join(f"\n{line}" for line in evidence(last[1]))
+        raise job_failed(f"{arguments.name} failed. {failure(last[1])}{left}")
     if not arguments.output:
         show_end(console, last[1])
     return ExitCode.OK

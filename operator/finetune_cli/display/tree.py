@@ -12,7 +12,7 @@ from rich.text import Text
 from finetune_api.status import Phase, StageState, StageStatus, Status
 from finetune_cli.display.outcome import outcome
 from finetune_cli.jobfile import Body
-from finetune_cli.words import ended, failure, size, took
+from finetune_cli.words import ended, evidence, failure, size, took
 
 BAR_WIDTH = 12
 # A narrower terminal has no room for bars beside the figures.
@@ -56,6 +56,8 @@ def show_end(console: Console, status: Status) -> None:
     """What stands below the stages: why the job failed or waits, and what it has published."""
     if ended(status) is False:
         _line(console, Text(failure(status), style="red"))
+        for line in evidence(status):
+            _line(console, Text(line, style="dim"))
     elif status.message and ended(status) is None:
         _line(console, Text(status.message, style="dim"))
     if status.artifacts:

@@ -12,6 +12,8 @@ KEY = "0" * 64
 def test_paths() -> None:
     assert layout.manifest_path(KEY) == f"stages/{KEY}/manifest.json"
     assert layout.attempt_path(KEY, "phi3-lora-1") == f"stages/{KEY}/phi3-lora-1"
+    assert layout.manifest_path(KEY, layout.TOKENS) == f"tokens/{KEY}/manifest.json"
+    assert layout.attempt_path(KEY, "a-1", layout.TOKENS) == f"tokens/{KEY}/a-1"
     assert layout.checkpoint_path(KEY, 12, "a-1") == f"checkpoints/{KEY}/000000000012-a-1"
     assert layout.checkpoint_path(KEY, 12, "a-1").startswith(layout.checkpoints_path(KEY))
     assert layout.report_path("uid", 3) == "prepared/uid/3.json"

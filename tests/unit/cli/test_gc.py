@@ -44,9 +44,13 @@ def root(tmp_path: Path) -> Path:
         f"{layout.checkpoint_path(KEYS['running'], 5, 'one')}/manifest.json",
         f"{layout.failure_path(KEYS['unused'], 'one')}/log.txt",
         layout.report_path("gone", 1),
-        layout.report_path("there", 1),
+        layout.manifest_path(KEYS["running"], layout.TOKENS),
+        f"{layout.attempt_path(KEYS['running'], 'one', layout.TOKENS)}/ids.npy",
+        layout.manifest_path(KEYS["unused"], layout.TOKENS),
     ):
         store.write_document(path, b"{}")
+    report = {"data": {"train": {"tokens": 900, "tokensKey": KEYS["running"]}, "older": {"tokens": 70}}}
+    store.write_document(layout.report_path("there", 1), canonical(report))
     age(root, days=40)
     return root
 
@@ -95,6 +99,7 @@ EXPECTED = {
     f"checkpoints/{KEYS['unused']}",
     f"failures/{KEYS['unused']}",
     "prepared/gone",
+    f"tokens/{KEYS['unused']}",
 }
 
 
@@ -118,7 +123,7 @@ def test_only_what_nobody_needs_goes(root: Path, live: Any) -> None:
 def test_the_young_stay(root: Path, live: Any) -> None:
     age(root, days=29)
     assert "in 0 places" in run(str(root), "--delete")
-    assert "in 5 places" in run(str(root), "--older-than", "28")
+    assert "in 6 places" in run(str(root), "--older-than", "28")
 
 
 def test_one_young_object_keeps_its_output(root: Path, live: Any) -> None:

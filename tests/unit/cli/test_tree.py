@@ -89,6 +89,12 @@ def test_a_failed_job_says_why_in_full(terminal: bool) -> None:
         assert all(cell_len(line) <= 110 for line in lines[:-1])
 
 
+def test_a_failed_job_says_where_its_evidence_is() -> None:
+    stage = StageStatus(name="lora", state=StageState.FAILED, reason="Stalled", evidence="s3://b/failures/k/a1")
+    status = Status(phase=Phase.FAILED, stages=[stage], conditions=[condition("False", "Stalled", "m")])
+    assert shown(status)[-1] == "lora's last log lines, traceback and document: s3://b/failures/k/a1"
+
+
 def test_addresses_of_artifacts_are_never_broken() -> None:
     artifact = ArtifactStatus(
         name="onnx", stage="int4", uri="s3://b/" + "x" * 150, manifest="s3://b/m", digest="d", bytes=12_300

@@ -265,6 +265,26 @@ async def test_a_job_that_fails_does_not_stop_the_others() -> None:
     assert scene.jobs()[0].startswith("good-")
 
 
+async def test_nothing_is_done_before_all_policies_are_known() -> None:
+    scene = Scene()
+    scene.controller.watched._finetune_jobs = {KEY: [scene.world.body()]}
+    scene.controller._begin()
+    scene.controller.on_gone(KEY)
+    await asyncio.sleep(0.05)
+    assert (scene.jobs(), scene.controller._ended()) == ([], "")
+    await scene.controller.policies.on_namespace(
+        body={"metadata": {"name": "default"}},  # type: ignore[arg-type]
+        name="default",
+        type=None,
+    )
+    async with asyncio.timeout(5):
+        while not scene.jobs():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await scene.controller.queue.stop()
+    for task in scene.controller._tasks:
+        task.cancel()
+
+
 async def test_probes_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Controller(Settings(stuck_seconds=10), asyncio.Event())
     assert [check() for check in (found._stuck, found._deaf, found._ended)] == ["", "", ""]

@@ -149,6 +149,8 @@ def _quantization(name: str) -> dict[str, Any]:
         "source": {name: 0.97},
         "types": {name: "accuracy"},
         "rows": {name: ROWS},
+        "confidence": 1 - 0.05 / 6,
+        "settings": 6,
         "chosen": "k_quant-32",
         "sure": True,
         "tries": tries,

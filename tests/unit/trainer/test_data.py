@@ -209,7 +209,7 @@ def test_samples_are_counted_without_being_read(texts, strategy, completion_only
     rows = tokenize([Sample(text, len(text) // 2) for text in texts], Letters(), process)
     found = arrange(rows, process, Letters())
     each = list(found)
-    assert found.lengths().tolist() == lengths_of(each) == [len(item.ids) for item in each]
+    assert found.lengths().tolist() == list(lengths_of(each)) == [len(item.ids) for item in each]
     assert found.totals() == Totals(
         len(each), sum(len(item.ids) for item in each), sum(item.learned() for item in each)
     )

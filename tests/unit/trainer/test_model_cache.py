@@ -5,12 +5,18 @@ from __future__ import annotations
 import fcntl
 import io
 import multiprocessing
+import os
+import shutil
+import stat
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_trainer import model_cache
 from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.report import Reporter
 
@@ -107,6 +113,114 @@ def test_a_full_volume_is_no_failure(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     assert cache(tmp_path).folder(A, SIZE, full) is None
+
+
+def test_a_fresh_model_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = model_cache.hash_file
+    monkeypatch.setattr(model_cache, "hash_file", lambda path: (read.append(path.name), real(path))[1])
+    assert cache(tmp_path).folder(A, SIZE, Fetcher())
+    assert read == ["model.safetensors"]
+    assert cache(tmp_path).folder(A, SIZE, Fetcher())
+    assert read == ["model.safetensors"] * 2, "what was kept before is read before it is used"
+
+
+def test_a_model_that_goes_while_its_lock_changes_hands_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, real, turns = Fetcher(), fcntl.flock, [0]
+
+    def flock(lock: int, how: int) -> None:
+        turns[0] += how == fcntl.LOCK_SH
+        if how == fcntl.LOCK_SH and turns[0] == 2:
+            shutil.rmtree(tmp_path / A)
+        real(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = cache(tmp_path).folder(A, SIZE, fetch)
+    assert folder is not None
+    assert (folder / "deep/model.safetensors").is_file()
+    assert fetch.calls == 2
+
+
+def _as_user(uid: int, work: Callable[[], bool], groups: list[int]) -> bool:
+    """What `work` says in a process of another user, whose umask lets nobody else in."""
+
+    def run() -> None:
+        os.setgroups(groups)
+        os.setgid(uid)
+        os.setuid(uid)
+        os.umask(0o077)
+        os._exit(0 if work() else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(30)
+    return process.exitcode == 0
+
+
+GROUP = 5000
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A folder as a volume with fsGroup is mounted, where every user can come to."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name) / "volume"
+        folder.mkdir()
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o2775)
+        yield folder
+
+
+def test_all_is_the_groups_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert cache(tmp_path / "volume").folder(A, SIZE, Fetcher())
+        assert os.umask(0o077) == 0o077, "the process's own is put back"
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "volume", *(tmp_path / "volume").rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o2775}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o664}
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+
+
+@root_only
+def test_users_of_one_group_share_what_is_kept(volume: Path) -> None:
+    def keeps(digest: str, calls: int, limit: int = 10 * SIZE) -> Callable[[], bool]:
+        def work() -> bool:
+            fetch = Fetcher()
+            folder = cache(volume, limit).folder(digest, SIZE, fetch)
+            return folder is not None and folder.is_relative_to(volume) and fetch.calls == calls
+
+        return work
+
+    (volume / f"{C}.partial-left").mkdir()
+    assert _as_user(2001, keeps(A, calls=1), [GROUP])
+    assert _as_user(2002, keeps(A, calls=0), [GROUP]), "it reads the other's"
+    assert _as_user(2002, keeps(B, calls=1, limit=SIZE + 500), [GROUP])
+    assert {path.name for path in volume.iterdir() if path.is_dir()} == {B}, "and takes the other's away for room"
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (volume / B).rglob("*") if path.is_file()}
+    assert modes == {0o664}
+
+
+@root_only
+def test_a_user_of_no_group_fetches_for_itself(volume: Path) -> None:
+    assert cache(volume).folder(A, SIZE, Fetcher())
+    fetch = Fetcher()
+
+    def reads() -> bool:
+        return cache(volume).folder(A, SIZE, fetch) is not None and fetch.calls == 0
+
+    def cannot_write() -> bool:
+        return cache(volume).folder(B, SIZE, fetch) is None
+
+    assert _as_user(2003, reads, [])
+    assert _as_user(2003, cannot_write, [])
 
 
 def _pod(root: Path, log: Path, start: Any) -> None:

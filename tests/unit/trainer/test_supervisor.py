@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api import layout
 from finetune_api.stage import RESULT_PATH_ENV, SCRATCH_ENV, STAGE_ENV, ExitCode, Reason, StageResult
-from finetune_trainer import supervisor
+from finetune_trainer import ranks, supervisor
 
 from .world import World
 
@@ -105,6 +106,16 @@ def test_a_document_of_another_version_is_not_retried(start, tmp_path):
     assert "use the image of its own version" in result.message
 
 
+@pytest.mark.parametrize("document", ["", "{", "[]", '"text"', '{"key": 7}', json.dumps({"key": "short"})])
+def test_a_document_that_is_none_is_said_so(start, tmp_path, document):
+    variables = {"FINETUNE_STAGE": document, "FINETUNE_PROCESSES_PER_NODE": "2"}
+    assert len(ranks.of_this_pod({**os.environ, **variables})) == 1
+    code, result = ending(start("raise SystemExit(1)", **variables), tmp_path)
+    assert (code, result.reason, result.key) == (ExitCode.BAD_INPUT, Reason.INTERNAL, "0" * 64)
+    assert "does not understand the operator's stage document" in result.message
+    assert not result.evidence
+
+
 def test_half_a_result_is_none(start, tmp_path):
     assert ending(start(f"{WRITE}result.write_text('{{\"key\": ')"), tmp_path)[0] == ExitCode.INTERNAL
 
@@ -133,6 +144,65 @@ def test_a_step_that_hung_ends_as_stalled_with_every_threads_stack(start, tmp_pa
     code, result = ending(process, tmp_path)
     assert (code, result.reason) == (ExitCode.STALLED, Reason.STALLED)
     assert "trainingArgs.stallSeconds" in result.message
+
+
+LAST_WORDS = (
+    "import os, signal, sys\n"
+    "print('step 7 of 9', flush=True)\n"
+    "print('the key is ' + open(os.environ['FINETUNE_STORAGE_CREDENTIALS'] + '/AWS_SECRET_ACCESS_KEY').read().strip(),"
+    " file=sys.stderr, flush=True)\n"
+)
+
+
+def evidence(world: World) -> dict[str, str]:
+    """What is in the store of the attempt that the tests start."""
+    document = world.document("LoRA", "lora")
+    folder = f"{world.store}/{layout.failure_path(document.key, document.attempt)}"
+    return {name: world.s3.get(f"{folder}/{name}").decode() for name in ("log.txt", "traceback.txt", "stage.json")}
+
+
+@pytest.mark.parametrize(
+    ("death", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+        (f"os._exit({int(ExitCode.STALLED)})", "ended with 73"),
+        ("os._exit(3)", "ended with 3"),
+    ],
+)
+def test_evidence_of_a_stage_that_could_leave_none(world, start, tmp_path, death, said):
+    world.s3.bucket("world")
+    process = start(LAST_WORDS + death)
+    out, _ = process.communicate(timeout=30)
+    assert ending(process, tmp_path)[1].evidence
+    assert "step 7 of 9\n" in out, "it is in the pod's log all the same"
+    left = evidence(world)
+    assert sorted(left["log.txt"].splitlines()) == ["step 7 of 9", "the key is ***"]
+    assert said in left["traceback.txt"]
+    assert json.loads(left["stage.json"])["stage"] == "lora"
+
+
+def test_a_stalled_stages_stacks_are_evidence(world, start, tmp_path):
+    world.s3.bucket("world")
+    script = "import sys, time; from finetune_trainer.training.stalling import end_process; end_process(1)"
+    process = start(script)
+    assert ending(process, tmp_path)[1].evidence
+    assert "most recent call first" in evidence(world)["log.txt"]
+
+
+def test_a_store_that_takes_nothing_hides_no_death(world, start, tmp_path):
+    wrong = world.s3.credentials(tmp_path / "wrong", secret="not-the-secret")
+    code, result = ending(start("os._exit(3)", FINETUNE_STORAGE_CREDENTIALS=str(wrong)), tmp_path)
+    assert (code, result.reason, result.evidence) == (ExitCode.INTERNAL, Reason.INTERNAL, False)
+
+
+def test_evidence_that_the_stage_left_itself_is_kept(world, start, tmp_path):
+    world.s3.bucket("world")
+    bad = {"key": "0" * 64, "ok": False, "reason": "DataNotFound", "message": "m", "evidence": True}
+    process = start(f"{WRITE}result.write_text(json.dumps({bad})); os.kill(os.getpid(), 11)")
+    assert ending(process, tmp_path)[1].evidence
+    with pytest.raises(Exception, match=r"404|NoSuchKey|Not Found"):
+        evidence(world)
 
 
 def verdict_on_sigkill(world, before: int | None, after: int | None, monkeypatch) -> tuple[int, str]:

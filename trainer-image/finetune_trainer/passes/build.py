@@ -17,6 +17,8 @@ from finetune_trainer.genai import STAND_IN, runnable
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
 from finetune_trainer.onnx_structure import check_structure
+from finetune_trainer.reporting.card import NAME as CARD
+from finetune_trainer.reporting.onnx_card import onnx_card
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer
 
 # All rows of most jobs; the tokens of many more would not fit into memory beside the model.
@@ -45,7 +47,9 @@ def check(context: StageContext) -> dict[str, float]:
     if config.stand_in() is not None:
         check_structure(context.output, config.execution_provider)
         context.report.log(f"structure verified; not run on {config.execution_provider}")
-    return check_onnx(runnable(context.output), Reference.read(context.scratch), config, context.report.log)
+    figures = check_onnx(runnable(context.output), Reference.read(context.scratch), config, context.report.log)
+    (context.output / CARD).write_text(onnx_card(context, config, figures), encoding="utf-8")
+    return figures
 
 
 def verified(context: StageContext) -> Verified:

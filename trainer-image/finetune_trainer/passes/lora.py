@@ -7,6 +7,7 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -113,7 +114,7 @@ def accelerate(
 ) -> tuple[Setup, micro_batches.Passes]:
     """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes."""
     lengths = lengths_of(samples.train)
-    padded = [max(setup.collate.length or 0, length) for length in lengths]
+    padded = array("q", (max(setup.collate.length or 0, length) for length in lengths))
     shape = kernels.Samples(padded, parts=samples.process.strategy == "pack")
     steps = Plan(shape.lengths, args, setup.world.rank, setup.world.size).total
     mean = sum(shape.lengths) // len(shape.lengths)

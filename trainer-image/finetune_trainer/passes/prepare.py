@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,6 +28,7 @@ from finetune_trainer.inspection import (
     read,
     require_samples,
 )
+from finetune_trainer.kept_tokens import KeptTokens, Rows
 from finetune_trainer.least_memory import require_room
 from finetune_trainer.model_check import CheckedModel, check_model, describe, fits_vocabulary
 from finetune_trainer.model_source import open_adapter, open_model
@@ -93,7 +94,8 @@ def answer(place: Workplace) -> StageResult:
     there = {name: place.store.whole(key) for name, key in stages.items()}
     done = {name: committed.digest for name, committed in there.items() if committed}
     _require_pinned(spec, pins, inspected.pins(), done)
-    _write_report(place, _report(inspected, pins, stages, done))
+    _keep_tokens(place, spec, inspected, done)
+    _write_report(place, _report(place, inspected, pins, stages, done))
     prepared = Prepared(pins=pins, keys=keys.combined(stages), done=done)
     return StageResult(key=place.document.key, ok=True, attempt=place.document.attempt, prepared=prepared)
 
@@ -156,9 +158,22 @@ def _data(place: Workplace, config: DataConfig, model: CheckedModel | None) -> R
     if model is None:
         deque(fetched.samples(None), maxlen=0)
         return None
-    found = read(fetched, model.tokenizer, place.scratch / "tokens")
+    kept = _kept_tokens(place).find(Rows(config, fetched.digest, model.tokenizer))
+    found = read(fetched, model.tokenizer, place.scratch / "tokens", kept)
     keep_commit(place, found.pin.digest, next((file.commit for file in found.files if file.commit), None))
     return found
+
+
+def _kept_tokens(place: Workplace) -> KeptTokens:
+    return KeptTokens(place.store.tokens(), place.document, place.scratch / "kept-tokens", place.report)
+
+
+def _keep_tokens(place: Workplace, spec: JobSpec, inspected: _Inspected, done: Container[str]) -> None:
+    """Keeps the tokens that were made here and that a training which is still to run learns from or measures with."""
+    wanted = _trained_on(spec, done)
+    for name, found in inspected.data.items():
+        if found.made and name in wanted:
+            _kept_tokens(place).keep(found.rows(inspected.model.tokenizer), found.tokens)
 
 
 def _count(place: Workplace, spec: JobSpec, model: CheckedModel, found: Read) -> Counts:
@@ -179,9 +194,9 @@ def _shown(sample: Sample) -> str:
     return one_line(repr(marked), _SHOWN_CHARACTERS)
 
 
-def _trained_on(spec: JobSpec) -> set[str]:
-    """Names of the data configs that samples are made of, rather than prompts."""
-    configs = [item.config for item in spec.passes if isinstance(item.config, LoraConfig)]
+def _trained_on(spec: JobSpec, done: Container[str] = ()) -> set[str]:
+    """Names of the data configs that samples are made of, rather than prompts, but for passes that are `done`."""
+    configs = [item.config for item in spec.passes if isinstance(item.config, LoraConfig) and item.name not in done]
     return {name for config in configs for name in (config.train_data_config, config.eval_data_config) if name}
 
 
@@ -226,8 +241,14 @@ def _fit(place: Workplace, spec: JobSpec, index: int, model: CheckedModel, count
         place.report.log(f"{item.name} needs on each GPU at least (GiB): {least}")
 
 
-def _report(inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dict[str, str]) -> dict[str, Any]:
-    """Everything that was found out, in figures; `finetune_trainer.fetch` reads the files' tags from it."""
+def _report(
+    place: Workplace, inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dict[str, str]
+) -> dict[str, Any]:
+    """Everything that was found out, in figures; `finetune_trainer.fetch` reads the files' tags from it.
+
+    `tokensKey` is the content key that the data's tokens are kept under, if they are; `gc` leaves it alone for the job.
+    """
+    tokenizer, namespace = inspected.model.tokenizer, place.document.job.namespace
     return {
         "model": {"pin": pins.model.wire(), "files": files_report(inspected.model.files)},
         **({"adapter": {"files": files_report(inspected.adapter.files)}} if inspected.adapter else {}),
@@ -235,6 +256,7 @@ def _report(inspected: _Inspected, pins: Pins, stages: dict[str, str], done: dic
             name: {
                 "pin": pins.data[name].wire(),
                 "files": files_report([file.found for file in found.files]),
+                "tokensKey": found.rows(tokenizer).key(namespace),
                 **asdict(inspected.counts[name]),
             }
             for name, found in inspected.data.items()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.passes import ADAPTER_PASSES
 from finetune_api.stage import Manifest, StageDocument
 from finetune_trainer.context import StageContext
 from finetune_trainer.reporting import words
@@ -14,18 +16,18 @@ if TYPE_CHECKING:
     from finetune_trainer.reporting.evidence import Evidence
 
 NAME = "README.md"
+_HUB_ID = re.compile(r"[-.\w]+/[-.\w]+")
 
 
-def stage_card(context: StageContext, title: str, figures: Mapping[str, float]) -> str:
-    """The card of one stage's model: base, data, parameters, figures so far, and lineage.
+def stage_card(context: StageContext, title: str, figures: Mapping[str, float], extra: Sequence[str] = ()) -> str:
+    """The card of one stage's model: base, data, parameters, figures so far, and lineage; `extra` lines stand above it.
 
     Evaluations come after a model is made: the card in the run's report has them.
     """
     document = context.document
-    above = list(context.upstream.values())
-    trained = next((item for item in above if item.type in ("LoRA", "QLoRA", "DoRA")), None)
+    above = [*context.upstream.values(), *context.before]
+    trained = next((item for item in above if item.type in ADAPTER_PASSES), None)
     made = [item for item in (trained, document) if item]
-    measured = dict(figures) | (trained.metrics if trained else {})
     base = document.input_model.model_path if document.input_model else ""
     lines = [
         *_front_matter(base),
@@ -36,9 +38,11 @@ def stage_card(context: StageContext, title: str, figures: Mapping[str, float]) 
         "",
         *_base(document, base),
         *_data(document),
-        *_table("Figures of the training", {name: f"{number:.6g}" for name, number in measured.items()}),
+        *(_figures(trained.stage, trained.metrics) if trained else []),
+        *_figures(document.stage, figures),
         *(line for item in made for line in _json(f"Parameters of {item.stage} ({item.type})", item.config)),
         *_lineage(document, above),
+        *extra,
         "How it was evaluated is in the `README.md` and `report.html` of the run's report.",
     ]
     return "\n".join(lines) + "\n"
@@ -65,7 +69,9 @@ def run_card(evidence: Evidence) -> str:
 
 
 def _front_matter(base: str) -> list[str]:
-    return ["---", f"base_model: {json.dumps(base)}", "tags: [finetune-operator]", "---", ""]
+    # A hub takes no card whose base model is not a model's id on a hub.
+    named = [f"base_model: {json.dumps(base)}"] if _HUB_ID.fullmatch(base) else []
+    return ["---", *named, "tags: [finetune-operator]", "---", ""]
 
 
 def _base(document: StageDocument, base: str) -> list[str]:
@@ -79,6 +85,10 @@ def _base(document: StageDocument, base: str) -> list[str]:
 def _data(document: StageDocument) -> list[str]:
     pins = document.pins.data if document.pins else {}
     return _table("Data", {name: f"{pin.rows} rows, sha256 `{pin.digest}`" for name, pin in pins.items()})
+
+
+def _figures(stage: str, figures: Mapping[str, float]) -> list[str]:
+    return _table(f"Figures of {stage}", {name: f"{number:.6g}" for name, number in figures.items()})
 
 
 def _lineage(document: StageDocument, above: list[Manifest]) -> list[str]:
@@ -103,10 +113,14 @@ def _table(title: str, rows: Mapping[str, str]) -> list[str]:
 def _json(title: str, content: Mapping[str, Any]) -> list[str]:
     if not content:
         return []
-    # A fence longer than any in the content, so that none of it is read as Markdown.
     body = json.dumps(content, indent=2, ensure_ascii=False)
-    fence = "`" * (3 + max((len(run) for run in body.split() if set(run) == {"`"}), default=0))
-    return [f"## {title}", "", f"{fence}json", body, fence, ""]
+    return [f"## {title}", "", *fenced("json", body)]
+
+
+def fenced(language: str, body: str) -> list[str]:
+    """`body` as a block of code: in a fence longer than any in it, so that none of it is read as Markdown."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", body)), default=0))
+    return [f"{fence}{language}", body, fence, ""]
 
 
 def _text(value: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,25 +83,32 @@ class Plan:
         own = (index for part in step.micro_batches for index in part if index < len(self.lengths))
         return sum(self.lengths[index] for index in own)
 
-    def _epoch_batches(self, epoch: int) -> list[tuple[int, ...]]:
+    def _epoch_batches(self, epoch: int) -> _Batches:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         rng = random.Random(f"{seed}/{epoch}")  # noqa: S311  (an order of samples, no secret)
-        order = list(range(len(self.lengths)))
+        order = array("q", range(len(self.lengths)))
         if self.args.extra().train_sampling_strategy == "random":
             rng.shuffle(order)
         size = self.args.per_device_train_batch_size
         if self._drops_last:
             order = order[: len(order) // size * size]
-        if not self.args.group_by_length:
-            return _cut(order, size)
-        batches = [
-            batch
-            for group in _cut(order, size * _BATCHES_SORTED_TOGETHER)
-            for batch in _cut(sorted(group, key=lambda index: -self.lengths[index]), size)
-        ]
-        rng.shuffle(batches)
-        return batches
+        numbers = array("q", range(math.ceil(len(order) / size)))
+        if self.args.group_by_length:
+            together = size * _BATCHES_SORTED_TOGETHER
+            for start in range(0, len(order), together):
+                group = order[start : start + together]
+                order[start : start + together] = array("q", sorted(group, key=lambda index: -self.lengths[index]))
+            rng.shuffle(numbers)
+        return _Batches(order, numbers, size)
 
 
-def _cut(items: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+@dataclass(frozen=True)
+class _Batches:
+    """An epoch's batches: `size` samples of `order` each, in the order of their `numbers`. 8 bytes a sample."""
+
+    order: array[int]
+    numbers: array[int]
+    size: int
+
+    def __getitem__(self, part: slice) -> list[tuple[int, ...]]:
+        return [tuple(self.order[number * self.size : (number + 1) * self.size]) for number in self.numbers[part]]

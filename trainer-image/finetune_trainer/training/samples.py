@@ -15,6 +15,7 @@ from finetune_api.stage import Reason
 from finetune_trainer.context import StageContext
 from finetune_trainer.data import TokenRows, Tokens, arrange, render, split_rows, tokenize
 from finetune_trainer.errors import bad_input
+from finetune_trainer.kept_tokens import Rows
 from finetune_trainer.tokenizer import TextTokenizer
 
 
@@ -59,6 +60,14 @@ def read_samples(context: StageContext, config: LoraConfig, tokenizer: TextToken
 
 
 def _tokens(context: StageContext, source: DataConfig, tokenizer: TextTokenizer) -> TokenRows:
-    process = source.pre_process_data_config
+    """The rows of `source` as tokens: as prepare or an earlier attempt kept them, else made here, and kept."""
+    process, pins = source.pre_process_data_config, context.document.pins
+    rows = Rows(source, pins.data[source.name].digest, tokenizer) if pins else None
+    found = context.tokens.find(rows) if context.tokens and rows else None
+    if found:
+        return found
     rendered = render(context.rows(source.name), process, name=source.name, tokenizer=tokenizer)
-    return tokenize(rendered, tokenizer, process, context.scratch / "tokens")
+    made = tokenize(rendered, tokenizer, process, context.scratch / "tokens")
+    if context.tokens and rows and context.world.is_main:
+        context.tokens.keep(rows, made)
+    return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +50,24 @@ def test_the_int4_model_passes_its_check_and_answers_as_its_source(built: Any, a
     assert 1 / 1.25 < figures["perplexity_ratio"] == figures["perplexity"] / figures["source_perplexity"] < 1.25
     assert 0.9 <= figures["top1_agreement"] < 1, "four bits are not fp32"
     assert accuracy_of(onnx=built.folder).output.metrics["tone"] >= 0.95
+
+
+def test_the_card_says_what_the_model_is_and_its_program_runs(
+    built: Any, tmp_path: Path, accuracy_of: Callable
+) -> None:
+    context = with_model(built, tmp_path / "model")
+    figures = build.check(context)
+    card = (context.output / "README.md").read_text()
+    assert "# ONNX model, int4 for cpu" in card
+    assert f"| perplexity_ratio | {figures['perplexity_ratio']:.6g} |" in card
+    assert '"precision": "int4"' in card
+    assert "pip install onnxruntime-genai==" in card
+    [program] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert r'prompt = "### Text: {phrase}\n### The tone is:\n"' in program
+    program = program.replace("{phrase}", "We mourned the long rain?")
+    command = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(command, cwd=context.output, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "sadness"
 
 
 def test_what_is_built_says_nothing_on_stdout(

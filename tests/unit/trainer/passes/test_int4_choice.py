@@ -133,6 +133,7 @@ def test_auto_finds_what_suits_the_twin_and_the_test_rows_agree(staged: Callable
     assert (said["chosen"], said["sure"], said["rows"]) == (names[-1], True, {"tone": 96})
     assert [item["sure"] for item in said["tries"]] == [False] * (len(names) - 1) + [True]
     assert said["tries"][-1]["margins"]["tone"]["low"] >= 0
+    assert (said["settings"], said["confidence"]) == (6, pytest.approx(1 - 0.05 / 6)), "each has its share of 5 %"
     figures = ran.output.metrics
     assert (figures["tries"], figures["sure"]) == (len(names), 1)
     assert figures[f"try/{names[-1]}/tone"] == said["tries"][-1]["values"]["tone"]
@@ -183,9 +184,12 @@ MISSED, BROKEN = tried("missed", -0.02, -0.08), tried("broken", 0.1, 0.05, "it d
 def test_what_is_sure_comes_first_and_what_is_likeliest_after_it(
     make_stage: Callable, monkeypatch: pytest.MonkeyPatch, outcomes: list[Try], asked: int, chosen: Any, tmp_path: Path
 ) -> None:
+    config = build.ModelBuilderConfig.model_validate(AUTO)
+
     class Told:
         def __init__(self) -> None:
             self.source: dict[str, Any] = {}
+            self.config, self.tail = config, 0.01
 
         def tried(self, folder: Path, candidate: Candidate) -> Try:
             return outcomes[int(folder.name.removeprefix("try-")) - 1]
@@ -199,7 +203,6 @@ def test_what_is_sure_comes_first_and_what_is_likeliest_after_it(
     monkeypatch.setattr(int4_choice.Chooser, "beside", lambda *_: Told())
     monkeypatch.setattr(int4_choice, "CANDIDATES", int4_choice.CANDIDATES[: len(outcomes)])
     context, _ = make_stage("ModelBuilder", AUTO, evaluator=EVALUATOR)
-    config = build.ModelBuilderConfig.model_validate(AUTO)
     if isinstance(chosen, Reason):
         with pytest.raises(StageFailure) as caught:
             int4_choice.choose(context, tmp_path, config, make)
