@@ -111,7 +111,7 @@ def _learned_from(everything: Mapping[str, ObjectInfo], read: Read, jobs: Jobs) 
     for path in reports:
         with suppress(ValueError):
             content = json.loads(read(path) or b"{}")
-            found |= {data["tokens"] for data in content.get("data", {}).values() if "tokens" in data}
+            found |= {data["tokensKey"] for data in content.get("data", {}).values() if "tokensKey" in data}
     return found
 
 

@@ -54,6 +54,7 @@ SECRETS = Resource("v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("v1", "namespaces", "Namespace")
 CLAIMS = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 JOBS = Resource("batch/v1", "jobs", "Job")
 
 

@@ -18,8 +18,9 @@ PATIENCE = float(
 )
 Found = TypeVar("Found")
 
-FINETUNE_JOBS = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
-FINETUNE_POLICIES = "/apis/finetune.dev/v1alpha1/finetunepolicies"
+GROUP_PATH = "/apis/finetune.dev/v1alpha1"
+FINETUNE_JOBS = GROUP_PATH + "/namespaces/{namespace}/finetunejobs"
+FINETUNE_POLICIES = GROUP_PATH + "/finetunepolicies"
 JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 PODS = "/api/v1/namespaces/{namespace}/pods"
 SECRETS = "/api/v1/namespaces/{namespace}/secrets"
@@ -58,7 +59,7 @@ class Api:
             json=body,
             headers=headers,
             params=query,
-            timeout=30,
+            timeout=30 * PATIENCE,
             verify=self._session.verify,
         )
 
@@ -84,13 +85,15 @@ class Api:
     def exists(self, path: str) -> bool:
         return self.request("GET", path).status_code == 200
 
-    def ensure(self, path: str, body: Body, *, renew: bool = False) -> None:
-        """Create `body` unless it is there; one that is there gets its spec where it is to be renewed."""
+    def ensure(self, path: str, body: Body, *, renew: bool = False) -> bool:
+        """Create `body`; whether it was not there. What is there gets its spec where it is to be renewed."""
         answer = self.request("POST", path, body)
         if answer.status_code != 409:
             self._good(answer)
-        elif renew:
+            return True
+        if renew:
             self.patch(f"{path}/{body['metadata']['name']}", {"spec": body["spec"]})
+        return False
 
     @staticmethod
     def _good(answer: requests.Response) -> Body:

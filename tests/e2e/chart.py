@@ -17,7 +17,7 @@ from pathlib import Path
 import helm_python
 import yaml
 
-from .api import NAMESPACES, Api, Body, wait_for
+from .api import NAMESPACES, PATIENCE, Api, Body, wait_for
 from .places import Place
 
 CHART = Path(__file__).parents[2] / "helm/finetune-operator"
@@ -59,8 +59,8 @@ class Replica:
 
     def wait(self) -> None:
         """Return once it has ended."""
-        self._process.wait(timeout=20)
-        self._keeper.join(timeout=20)
+        self._process.wait(timeout=20 * PATIENCE)
+        self._keeper.join(timeout=20 * PATIENCE)
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "finetune_operator"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from finetune_api.crd import crd
 from finetune_api.policy_crd import policy_crd
 
-from .api import CRDS, NAMESPACES, PATIENCE, SECRETS, wait_for
+from .api import CRDS, FINETUNE_POLICIES, GROUP_PATH, NAMESPACES, PATIENCE, SECRETS, Body, wait_for
 from .jobs import Inputs, Tenant
 from .places import SECRET, Operator, Place, is_installed, place
 
@@ -25,8 +27,12 @@ TIMEOUT = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test may take longer where all that it waits for may."""
+    """A test may take longer where all that it waits for may; an operator that is not the tests' own is let be."""
     for item in items:
+        if is_installed() and item.get_closest_marker("owns_operator"):
+            item.add_marker(
+                pytest.mark.skip(reason="FINETUNE_E2E_OPERATOR=installed: it stops or replaces the operator")
+            )
         given = item.get_closest_marker("timeout")
         if PATIENCE > 1 and item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout((given.args[0] if given else TIMEOUT) * PATIENCE), append=False)
@@ -34,14 +40,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A cluster that knows FinetuneJobs and FinetunePolicies."""
+    """A cluster that knows FinetuneJobs and FinetunePolicies; the definitions that it had to be given go again."""
     with place(tmp_path_factory.mktemp("cluster")) as found:
-        for definition in (crd(), policy_crd()):
-            # A cluster that is kept may have them of another day; where an operator is installed, they are its chart's.
-            found.api.ensure(CRDS, definition, renew=not found.local and not is_installed())
-            path = f"{CRDS}/{definition['metadata']['name']}"
-            wait_for(f"{path} to be established", lambda path=path: _established(found, path), 30)
+        made = [definition for definition in (crd(), policy_crd()) if _defined(found, definition)]
         yield found
+        # Other workers of the same run may be at work with them still.
+        if made and not found.local and "PYTEST_XDIST_WORKER" not in os.environ:
+            _undefine(found, made)
+
+
+def _defined(found: Place, definition: Body) -> bool:
+    """See to it that the cluster has a definition; whether it was not there."""
+    # A cluster that is kept may have it of another day; where an operator is installed, it is its chart's.
+    made = found.api.ensure(CRDS, definition, renew=not found.local and not is_installed())
+    path = f"{CRDS}/{definition['metadata']['name']}"
+    wait_for(f"{path} to be established", lambda: _established(found, path), 30)
+    return made
+
+
+def _undefine(found: Place, made: list[Body]) -> None:
+    """Take definitions of the tests' own away: Helm would not install over what is not its own.
+
+    With them would go whatever there is of their kind: they stay where somebody else has some by now.
+    """
+    with contextlib.suppress(AssertionError):
+        wait_for("the tests' jobs to be gone", lambda: not found.api.get(f"{GROUP_PATH}/finetunejobs")["items"], 20)
+    for definition in made:
+        names = definition["spec"]["names"]
+        if found.api.get(f"{GROUP_PATH}/{names['plural']}")["items"]:
+            warnings.warn(f"the CRD of {names['plural']} is kept: the cluster has some that are not ours", stacklevel=1)
+        else:
+            found.api.delete(f"{CRDS}/{definition['metadata']['name']}")
 
 
 def _established(found: Place, path: str) -> bool:
@@ -82,7 +111,9 @@ def inputs(cluster: Place, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 def _script(name: str, *arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(EXAMPLE / name), *arguments], check=True, env=environment, timeout=120)
+    subprocess.run(
+        [sys.executable, str(EXAMPLE / name), *arguments], check=True, env=environment, timeout=120 * PATIENCE
+    )
 
 
 @pytest.fixture
@@ -117,3 +148,23 @@ def new_tenant(cluster: Place, operator: Operator, inputs: Inputs) -> Iterator[C
 def tenant(new_tenant: Callable[[], Tenant]) -> Tenant:
     """A namespace of the test's own."""
     return new_tenant()
+
+
+@pytest.fixture
+def policy(tenant: Tenant) -> Iterator[Callable[[Body], None]]:
+    """Creates the policy of the tenant's namespace, or merges into it; it is deleted after the test."""
+    api, name = tenant.place.api, f"e2e-{tenant.namespace}"
+    path = f"{FINETUNE_POLICIES}/{name}"
+
+    def put(spec: Body) -> None:
+        if api.exists(path):
+            api.patch(path, {"spec": spec})
+            return
+        selector = {"matchLabels": {"kubernetes.io/metadata.name": tenant.namespace}}
+        body = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FinetunePolicy", "metadata": {"name": name}}
+        api.create(
+            FINETUNE_POLICIES, {**body, "spec": {"namespaceSelector": selector, **spec}}, fieldValidation="Strict"
+        )
+
+    yield put
+    api.delete(path)

@@ -17,7 +17,7 @@ from finetune_api.storage import Storage
 from finetune_cli.bucket import Bucket
 from finetune_cli.stack import OPERATOR_SETTINGS
 
-from .api import SECRETS, Api, wait_for
+from .api import PATIENCE, SECRETS, Api, wait_for
 from .storage import Served, serve
 
 SECRET = "finetune-storage"
@@ -72,7 +72,7 @@ class Operator:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(timeout=15)
+            self.process.wait(timeout=15 * PATIENCE)
 
 
 def is_installed() -> bool:

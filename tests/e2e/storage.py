@@ -66,6 +66,11 @@ def own_address(api_url: str) -> str:
     return socket.gethostbyname(socket.gethostname())
 
 
+def server_address(api_url: str, *, local: bool) -> tuple[str, str]:
+    """Where a server of the tests listens, and the host by which pods reach it."""
+    return ("127.0.0.1", "127.0.0.1") if local else ("0.0.0.0", own_address(api_url))
+
+
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
     assert process.poll() is None, "rclone ended"
     with socket.socket() as probe:

@@ -14,6 +14,8 @@ from .api import wait_for
 from .jobs import BUILD, MERGE, Tenant, training
 from .places import Operator
 
+pytestmark = pytest.mark.owns_operator
+
 STAGES = ["prepare", "lora", "merge", "builder", "publish"]
 # How long nobody looks after the job; short stages end meanwhile.
 AWAY_SECONDS = 1.0

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import pytest
-
-from .api import FINETUNE_POLICIES, Body, wait_for
+from .api import Body, wait_for
 from .jobs import Tenant, training
 
 SECONDS = 15
 LIMITS = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "4Gi"}}
-
-
-@pytest.fixture
-def policy(tenant: Tenant) -> Iterator[Callable[[Body], None]]:
-    """Creates the policy of the tenant's namespace, or merges into it; it is deleted after the test."""
-    api, name = tenant.place.api, f"e2e-{tenant.namespace}"
-    path = f"{FINETUNE_POLICIES}/{name}"
-
-    def put(spec: Body) -> None:
-        if api.exists(path):
-            api.patch(path, {"spec": spec})
-            return
-        selector = {"matchLabels": {"kubernetes.io/metadata.name": tenant.namespace}}
-        body = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FinetunePolicy", "metadata": {"name": name}}
-        api.create(
-            FINETUNE_POLICIES, {**body, "spec": {"namespaceSelector": selector, **spec}}, fieldValidation="Strict"
-        )
-
-    yield put
-    api.delete(path)
 
 
 def refused(tenant: Tenant, name: str) -> str:

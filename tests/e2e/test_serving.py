@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from .api import PODS, Body, wait_for
+from .api import PATIENCE, PODS, Body, wait_for
 from .jobs import BUILD, Tenant
 from .places import SECRET
 
@@ -56,7 +56,7 @@ def serve(tenant: Tenant) -> Callable[[dict[str, str]], Ask]:
 
         def ask(method: str, path: str, body: Body | None = None) -> requests.Response:
             if tenant.place.local:
-                return requests.request(method, f"http://127.0.0.1:{port}{path}", json=body, timeout=60)
+                return requests.request(method, f"http://127.0.0.1:{port}{path}", json=body, timeout=60 * PATIENCE)
             proxy = tenant.path(PODS, f"model-server:{port}/proxy{path}")
             return tenant.place.api.request(method, proxy, body)
 

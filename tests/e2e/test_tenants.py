@@ -17,6 +17,8 @@ from .chart import Installed, installed
 from .jobs import BUILD, MERGE, Tenant, data, training
 from .places import Operator, Place
 
+pytestmark = pytest.mark.owns_operator
+
 MINE = "of-the-first-tenant-only"
 WORD = "known-to-the-first-tenant-alone"
 CONFIG_MAPS = "/api/v1/namespaces/{namespace}/configmaps"

@@ -14,6 +14,8 @@ from .chart import installed, values
 from .jobs import MERGE, Tenant, training
 from .places import Operator, Place
 
+pytestmark = pytest.mark.owns_operator
+
 # Longer than both replicas need to be replaced.
 STEPS = 150
 

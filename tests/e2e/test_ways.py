@@ -12,6 +12,7 @@ from finetune_api.status import Status
 from finetune_cli import results
 
 from .. import recompute
+from .api import PATIENCE
 from .jobs import BUILD, MERGE, STEPS, Tenant, data, training
 
 ALL = ["prepare", "evaluate-input", "lora", "merge", "builder", "evaluate-builder", "publish"]
@@ -31,7 +32,8 @@ def verified(folder: Path) -> int:
 def answered_alone(folder: Path, phrases: list[str]) -> list[str]:
     """What the example's infer.py answers from the downloaded folder, where only onnxruntime-genai can be imported."""
     command = [sys.executable, str(Path(__file__).parents[1] / "lone_infer.py"), str(folder), *phrases]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120 * PATIENCE)
+    return done.stdout.splitlines()
 
 
 def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from finetune_operator.policy import Tenancy, read_policy, selects
 from finetune_operator.policy_rules import LISTS, violations
 
 from .api.specs import Spec, job_spec
-from .operator.world import closed
+from .operator.stored import closed
 
 SAMPLES = sorted((Path(__file__).parents[2] / "deploy/policies").glob("*.yaml"))
 TEXT = (Path(__file__).parents[2] / "docs/tenants.md").read_text()

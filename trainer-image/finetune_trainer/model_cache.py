@@ -58,8 +58,9 @@ class ModelCache:
 
     def _kept_folder(self, digest: str, size: int, fetch: Callable[[Path], None]) -> Path:
         if not self._root.is_dir():
-            self._root.mkdir(parents=True)
-            self._root.chmod(_FOLDER_MODE)
+            self._root.mkdir(parents=True, exist_ok=True)
+            with suppress(PermissionError):
+                self._root.chmod(_FOLDER_MODE)
         place, lock = self._root / digest, self._lock(digest)
         try:
             found = self._shared(place, lock, size, fetch)
@@ -79,6 +80,8 @@ class ModelCache:
                 # What was used last is removed last; who may not say so uses it all the same.
                 with suppress(PermissionError):
                     os.utime(place / _HASHES)
+                if looked is None:
+                    self._report.log(f"the model {place.name[:12]} is on the cache's volume: nothing is fetched")
                 return place / _CONTENT
             # On NFS two pods that both hold it shared would wait for each other for good.
             fcntl.flock(lock, fcntl.LOCK_UN)

@@ -6,13 +6,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore import exceptions as boto
+from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from finetune_trainer.s3_errors import TRANSIENT_CODES, error_code, http_status
+from finetune_trainer.s3_errors import is_busy
 
 Answer = TypeVar("Answer")
 
@@ -47,6 +48,15 @@ class Patience:
     read_seconds: float
     seconds: float
 
+    def config(self, **more: Any) -> Config:
+        """botocore's settings for a client that waits as long for each request; `more` are further ones."""
+        return Config(
+            retries={"mode": "standard", "total_max_attempts": self.attempts},
+            connect_timeout=self.connect_seconds,
+            read_timeout=self.read_seconds,
+            **more,
+        )
+
 
 # prepare: a wrong endpoint is known within 10 seconds.
 QUICK = Patience(attempts=3, connect_seconds=2, read_seconds=5, seconds=0)
@@ -74,6 +84,5 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, boto.SSLError):
         return False
     if isinstance(error, boto.ClientError):
-        # What a server does not know (501) it will not know next time either.
-        return (http_status(error) >= 500 and http_status(error) != 501) or error_code(error) in TRANSIENT_CODES
+        return is_busy(error)
     return isinstance(error, BROKEN)

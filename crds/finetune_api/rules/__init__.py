@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.job import JobSpec
 from finetune_api.problems import Problem, problem
-from finetune_api.rules import data, evaluators, model, names, passes, storage, training
+from finetune_api.rules import data, evaluators, model, names, passes, storage, systems, training
 from finetune_api.schema_problems import schema_problems
 
 # A stage document holds the spec and once more its data configs, escaped as JSON within JSON at the worst.
@@ -55,5 +55,6 @@ RULES: tuple[Rule, ...] = (
     *training.RULES,
     *evaluators.RULES,
     *storage.RULES,
+    *systems.RULES,
     size,
 )

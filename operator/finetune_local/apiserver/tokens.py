@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,13 +58,19 @@ class Tokens:
         self._store = store
         self._key = key.encode()
 
-    def issue(self, namespace: str, account: str, seconds: int = DEFAULT_SECONDS) -> tuple[str, int]:
-        """A token of a service account, and when it ends (Unix time). Raises KeyError without the account."""
+    def issue(
+        self, namespace: str, account: str, seconds: int = DEFAULT_SECONDS, audiences: Sequence[str] = ()
+    ) -> tuple[str, int]:
+        """A token of a service account, and when it ends (Unix time); for this server, unless it is for others.
+
+        Raises KeyError without the account.
+        """
         entry = self._store.get(_ACCOUNTS, namespace, account)
         if entry is None:
             raise KeyError(f"there is no service account {account} in namespace {namespace}")
         ends = int(time.time()) + seconds
         claims = {
+            "aud": list(audiences) or [_ISSUER],
             "exp": ends,
             "iss": _ISSUER,
             "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": account, "uid": entry.uid}},
@@ -81,6 +88,8 @@ class Tokens:
         body, _, signature = token.strip().rpartition(".")
         valid = scheme.lower() == "bearer" and hmac.compare_digest(signature, self._signature(body))
         claims = _claims(body) if valid else {}
+        if _ISSUER not in claims.get("aud", [_ISSUER]):
+            raise unauthorized()
         account = claims.get("kubernetes.io", {}).get("serviceaccount", {})
         namespace = claims.get("kubernetes.io", {}).get("namespace", "")
         entry = self._store.get(_ACCOUNTS, namespace, account.get("name", ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +18,7 @@ from finetune_local.node.memory import MemoryGuard
 from finetune_local.node.publisher import Publisher
 from finetune_local.node.sandbox import Folders, Sandbox
 from finetune_local.node.status import PodState, pod_status
-from finetune_local.node.values import MissingObjectError, Objects
+from finetune_local.node.values import MissingObjectError, Objects, TokenOf
 
 Result = TypeVar("Result")
 
@@ -171,8 +171,8 @@ class PodRunner:
 
     async def _make_volumes(self) -> None:
         """Make the volumes, once all that they need is there. Raises PodStoppedError."""
-        references = volumes.references(self._pod)
-        found = await self._read(references)
+        references, tokens = volumes.references(self._pod), volumes.tokens(self._pod)
+        found = await self._read(references, tokens)
         for volume in self._pod["spec"].get("volumes", []):
             while True:
                 try:
@@ -182,7 +182,7 @@ class PodRunner:
                     message = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
                     self._tell("Warning", "FailedMount", message)
                     await self._wait_for(error)
-                found = await self._read(references)
+                found = await self._read(references, tokens)
 
     async def _wait_for(self, error: Exception) -> None:
         """Wait for what is missing; for ever where no object's coming can help. Raises PodStoppedError."""
@@ -244,9 +244,9 @@ class PodRunner:
     def _name(self) -> str:
         return f"{self._namespace}/{self._pod['metadata']['name']}"
 
-    async def _read(self, references: set[tuple[Resource, str]]) -> Objects:
+    async def _read(self, references: set[tuple[Resource, str]], tokens: Iterable[TokenOf] = ()) -> Objects:
         client = self._host.client
-        return await self._unless_stopped(persist(lambda: objects.read(client, self._namespace, references)))
+        return await self._unless_stopped(persist(lambda: objects.read(client, self._namespace, references, tokens)))
 
     async def _never(self) -> NoReturn:
         await self._stop.wait()

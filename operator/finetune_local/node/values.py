@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_local.client import CONFIG_MAPS, SECRETS, Object, Resource
 
@@ -22,11 +22,21 @@ class MissingObjectError(Exception):
 
 
 @dataclass(frozen=True)
+class TokenOf:
+    """A token that a pod asks for: whose, for whom, and for how long."""
+
+    account: str
+    audience: str
+    seconds: int
+
+
+@dataclass(frozen=True)
 class Objects:
-    """The objects that a pod refers to, as they were read; None for those that do not exist."""
+    """The objects that a pod refers to, as they were read, None for those that do not exist; and its tokens."""
 
     namespace: str
     found: Found
+    tokens: Mapping[TokenOf, str] = field(default_factory=dict)
 
     def data(self, resource: Resource, name: str, *, optional: bool | None = None) -> dict[str, bytes]:
         """All keys of a Secret or ConfigMap. Raises MissingObjectError; {} where it may be missing."""

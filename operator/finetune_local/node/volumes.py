@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from finetune_local.client import CLAIMS, CONFIG_MAPS, SECRETS, Object, Resource
+from finetune_local.client import CLAIMS, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, Object, Resource
 from finetune_local.node.environment import NodeFacts, resource_value
-from finetune_local.node.values import MissingObjectError, Objects, field_value
+from finetune_local.node.values import MissingObjectError, Objects, TokenOf, field_value
 
 FILE_MODE = 0o644
 
@@ -79,12 +79,38 @@ class Volumes:
             _write(folder, item["path"], text.encode(), item.get("mode", source.get("defaultMode", FILE_MODE)))
 
     def _projected(self, source: Object, objects: Objects, folder: Path) -> None:
-        makers = {"secret": self._secret, "configMap": self._config_map, "downwardAPI": self._downward}
+        makers = {
+            "secret": self._secret,
+            "configMap": self._config_map,
+            "downwardAPI": self._downward,
+            "serviceAccountToken": self._token,
+        }
         for projection in source.get("sources", []):
             for kind, value in projection.items():
                 if kind not in makers:
                     raise VolumeError(f"projected volume source {kind} is not offered by the local node")
                 makers[kind]({"defaultMode": source.get("defaultMode", FILE_MODE), **value}, objects, folder)
+
+    def _token(self, source: Object, objects: Objects, folder: Path) -> None:
+        """The token is as new as the pod, and not renewed."""
+        wanted = _token_of(self._pod, source)
+        if wanted not in objects.tokens:
+            message = f'serviceaccount "{wanted.account}" not found'
+            raise MissingObjectError(SERVICE_ACCOUNTS, wanted.account, None, message)
+        _write(folder, source["path"], objects.tokens[wanted].encode(), source["defaultMode"])
+
+
+def tokens(pod: Object) -> set[TokenOf]:
+    """The tokens of its service account that the pod's volumes need."""
+    sources = [
+        source for volume in pod["spec"].get("volumes", []) for source in volume.get("projected", {}).get("sources", [])
+    ]
+    return {_token_of(pod, source["serviceAccountToken"]) for source in sources if "serviceAccountToken" in source}
+
+
+def _token_of(pod: Object, source: Object) -> TokenOf:
+    account = pod["spec"].get("serviceAccountName") or "default"
+    return TokenOf(account, source.get("audience", ""), source.get("expirationSeconds", 3600))
 
 
 def references(pod: Object) -> set[tuple[Resource, str]]:

@@ -129,6 +129,9 @@ async def test_tokens(server: ApiServer, client: Client, operator: Client, sessi
     body, _, signature = token.rpartition(".")
     for bad in ("nonsense", f"{body}.{signature[:-2]}AA", server.token_for("default", "op", seconds=-1)):
         assert (await Client(server.url, session, bad).get(PODS)).code == 401
+    elsewhere = {**asked, "spec": {"audiences": ["sts.example.com"]}}
+    token = (await client.post(f"{accounts}/op/token", elsewhere)).body["status"]["token"]
+    assert (await Client(server.url, session, token).get(PODS)).code == 401, "it is for somebody else"
     assert (await client.post(f"{accounts}/none/token", asked)).code == 404
     with pytest.raises(KeyError):
         server.token_for("default", "none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +46,16 @@ async def test_a_container_sees_its_own_environment_and_nothing_of_the_callers(
     }
     assert python.endswith("/.venv/bin/python")
     assert directory.startswith(str(bench.cluster.state))
+
+
+async def test_a_pod_is_given_a_token_of_its_account(bench: Bench) -> None:
+    token = {"path": "token", "audience": "sts.example.com"}
+    volume = {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    mounts = [{"name": "token", "mountPath": "/var/run/token"}]
+    await run_pod(bench, "token", container("cat /var/run/token/token", volumeMounts=mounts), volumes=[volume])
+    payload = (await bench.log_of(await pod_in(bench, "token", "Succeeded"))).split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert (claims["aud"], claims["sub"]) == (["sts.example.com"], "system:serviceaccount:default:default")
 
 
 async def test_volumes_are_shared_between_containers_and_claims_between_pods(bench: Bench) -> None:

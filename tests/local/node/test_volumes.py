@@ -11,8 +11,8 @@ import pytest
 from finetune_local.client import CLAIMS, CONFIG_MAPS, SECRETS
 from finetune_local.node.environment import NodeFacts
 from finetune_local.node.sandbox import Folders, Sandbox, leftovers, sweep
-from finetune_local.node.values import MissingObjectError, Objects
-from finetune_local.node.volumes import VolumeError, Volumes, mount, references
+from finetune_local.node.values import MissingObjectError, Objects, TokenOf
+from finetune_local.node.volumes import VolumeError, Volumes, mount, references, tokens
 
 POD = {
     "metadata": {"name": "p", "namespace": "team", "uid": "u", "labels": {"b": "2", "a": "1"}},
@@ -97,12 +97,26 @@ def test_claims_outlive_pods_and_must_exist(volumes: Volumes, tmp_path: Path) ->
     "volume",
     [
         {"name": "v", "hostPath": {"path": "/"}},
-        {"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}},
+        {"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}},
         {"name": "v", "configMap": {"name": "m", "items": [{"key": "a", "path": "../../out"}]}},
     ],
 )
 def test_what_is_not_offered_is_refused(volumes: Volumes, volume: dict[str, Any]) -> None:
     with pytest.raises(VolumeError):
+        volumes.make(volume, OBJECTS)
+
+
+def test_a_token_of_the_pods_account_is_for_its_audience(volumes: Volumes) -> None:
+    source = {"serviceAccountToken": {"path": "token", "audience": "sts", "expirationSeconds": 900}}
+    volume = {"name": "v", "projected": {"defaultMode": 0o440, "sources": [source]}}
+    wanted = TokenOf("default", "sts", 900)
+    assert tokens({"spec": {"volumes": [volume]}}) == {wanted}
+    named = {"spec": {"serviceAccountName": "trainer", "volumes": [volume]}}
+    assert tokens(named) == {TokenOf("trainer", "sts", 900)}
+    folder = volumes.make(volume, Objects("team", {}, {wanted: "the.token"}))
+    assert files(folder) == {"token": b"the.token"}
+    assert (folder / "token").stat().st_mode & 0o777 == 0o440
+    with pytest.raises(MissingObjectError, match='serviceaccount "default" not found'):
         volumes.make(volume, OBJECTS)
 
 

@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
         layout.manifest_path(KEYS["unused"], layout.TOKENS),
     ):
         store.write_document(path, b"{}")
-    report = {"data": {"train": {"tokens": KEYS["running"]}, "older": {}}}
+    report = {"data": {"train": {"tokens": 900, "tokensKey": KEYS["running"]}, "older": {"tokens": 70}}}
     store.write_document(layout.report_path("there", 1), canonical(report))
     age(root, days=40)
     return root

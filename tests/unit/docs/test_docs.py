@@ -20,7 +20,7 @@ from finetune_cli.yamltext import documents
 from finetune_operator.policy import read_policy
 
 from ...documented import PAGES, ROOT, blocks, name
-from ..operator.world import closed
+from ..operator.stored import closed
 
 Value = dict[str, Any]
 

@@ -8,34 +8,17 @@ stage document as the real one would.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from jsonschema import Draft4Validator
-
-from finetune_api import API_VERSION, KIND, keys
-from finetune_api.crd import crd
-from finetune_api.job import JobSpec
-from finetune_api.stage import (
-    STAGE_ENV,
-    DataPin,
-    ExitCode,
-    ModelPin,
-    Pins,
-    Prepared,
-    Reason,
-    StageDocument,
-    StageResult,
-)
+from finetune_api import API_VERSION, KIND
+from finetune_api.stage import ExitCode, Reason
 from finetune_api.status import StageProgress
 from finetune_operator import labels
 from finetune_operator.actions import Create, Outcome, Seen, Stop
 from finetune_operator.kueue import Queues
-from finetune_operator.manifests import CONTAINER
 from finetune_operator.observe import attempts
 from finetune_operator.places import has_begun
 from finetune_operator.plan import PLAN_KEY, Plan, read_plan
@@ -46,8 +29,10 @@ from finetune_operator.settings import Settings
 from finetune_operator.times import rfc3339
 from finetune_operator.view import read_job
 
+from .stored import STATUS_SCHEMA, as_stored, unique_keys
+from .workloads import Workloads
+
 Body = dict[str, Any]
-START = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 SETTINGS = Settings(
     trainer_image="trainer:1",
     light_image="trainer-light:1",
@@ -56,61 +41,24 @@ SETTINGS = Settings(
 )
 
 
-def closed(schema: Body) -> Body:
-    """A structural schema as jsonschema reads it: what the API server would prune is an error."""
-    result = {name: value for name, value in schema.items() if not name.startswith("x-kubernetes-")}
-    if "properties" in schema:
-        result["properties"] = {name: closed(inner) for name, inner in schema["properties"].items()}
-        result["additionalProperties"] = False
-    elif isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = closed(schema["additionalProperties"])
-    if "items" in schema:
-        result["items"] = closed(schema["items"])
-    return result
-
-
-_STATUS = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-STATUS_SCHEMA = Draft4Validator(closed(_STATUS))
-
-
-def as_stored(value: Any) -> Any:
-    """`value` as the API server gives it back: JSON with sorted keys; NaN is refused."""
-    return json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
-
-
-def unique_keys(status: Mapping[str, Any]) -> bool:
-    """Whether list-maps have no key twice, which the API server would refuse."""
-    pairs = (("stages", "name"), ("conditions", "type"), ("artifacts", "name"))
-    names = [[item[key] for item in status.get(field, [])] for field, key in pairs]
-    return all(len(set(each)) == len(each) for each in names)
-
-
-class World:
+class World(Workloads):
     """What exists: the job, its Jobs and pods, its plans, and what is in the store."""
 
     def __init__(self, spec: Body, *, namespace: str = "team", name: str = "phi3") -> None:
-        self.namespace, self.name, self.uid = namespace, name, "owner-uid"
+        super().__init__(namespace)
+        self.name, self.uid = name, "owner-uid"
         self.spec = as_stored(spec)
         self.generation = 1
         self.status: Body = {}
         self.annotations: dict[str, str] = {}
-        self.jobs: dict[str, Body] = {}
-        self.pods: dict[str, Body] = {}
         self.config_maps: dict[str, Body] = {}
         self.services: dict[str, Body] = {}
-        self.store: dict[str, str] = {}
-        self.now = START
         self.settings = SETTINGS
-        self.model_digest = "a" * 64
         self.created: list[str] = []
         self.policies: dict[str, Body] = {}
         self.namespace_labels: dict[str, str] = {"kubernetes.io/metadata.name": namespace}
-        # Jobs the watch does not show yet, and those this operator process remembers to have made.
-        self.hidden: set[str] = set()
         self.lagging = False
-        self.memory: dict[str, Body] = {}
         self.progress: dict[str, StageProgress] = {}
-        self.node = "node-1"
         self.queues: Queues | None = None
         self.has_place = True
         self._made = 0
@@ -212,99 +160,7 @@ class World:
         if self.lagging:
             self.hidden.add(name)
 
-    # --- what happens to Jobs
-
-    def document(self, job: str) -> StageDocument:
-        """What the Job's pod is told."""
-        container = self.jobs[job]["spec"]["template"]["spec"]["containers"][0]
-        (text,) = (item["value"] for item in container["env"] if item["name"] == STAGE_ENV)
-        return StageDocument.model_validate_json(text)
-
-    def of_stage(self, stage: str) -> list[str]:
-        """The stage's Jobs that exist, oldest first."""
-        return [name for name, job in self.jobs.items() if job["metadata"]["labels"][labels.STAGE] == stage]
-
-    def unfinished(self) -> list[str]:
-        """The Jobs that have not come to an end, and are not being deleted."""
-        return [
-            name
-            for name, job in self.jobs.items()
-            if not job.get("status", {}).get("conditions") and "deletionTimestamp" not in job["metadata"]
-        ]
-
-    def only(self) -> str:
-        """The one Job that is unfinished."""
-        (name,) = self.unfinished()
-        return name
-
-    def run_pod(self, job: str) -> None:
-        """The Job's pod starts, and the Job leaves its queue."""
-        self.jobs[job]["spec"].pop("suspend", None)
-        container = {"name": CONTAINER, "ready": True, "state": {"running": {"startedAt": rfc3339(self.now)}}}
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(self.now)}
-        self._pod(job, {"phase": "Running", "conditions": [ready], "containerStatuses": [container]})
-
-    def lose_node(self, job: str) -> None:
-        """The node of the Job's pod stops answering: the control plane marks its pods."""
-        (ready,) = self.pods[job]["status"]["conditions"]
-        ready |= {"status": "False", "lastTransitionTime": rfc3339(self.now)}
-
-    def requeue(self, job: str) -> None:
-        """Kueue takes the Job's place away: it is suspended again, and its pod is gone."""
-        self.jobs[job]["spec"]["suspend"] = True
-        del self.pods[job]
-
-    def wait_pod(self, job: str, status: Body) -> None:
-        """The Job's pod cannot start yet."""
-        self._pod(job, {"phase": "Pending", **status})
-
-    def unschedulable(self, job: str, message: str = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.") -> None:
-        """No node has room for the Job's pod."""
-        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        self.wait_pod(job, {"conditions": [condition]})
-
-    def complete(self, job: str, result: StageResult | str | None = None, *, lost: bool = False) -> None:
-        """The Job ends well; `lost` takes its pod, and with it the result, away at once."""
-        said = self.answer(job) if result is None else result
-        text = said if isinstance(said, str) else said.model_dump_json(exclude_none=True)
-        self._end_pod(job, 0, "Completed", text, gone=lost)
-        self.end_job(job, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
-
-    def fail(
-        self, job: str, code: int, result: StageResult | str = "", *, gone: bool = False, reason: str = "Error"
-    ) -> None:
-        """The Job's pod ends with `code`, and the Job fails by its podFailurePolicy."""
-        text = result if isinstance(result, str) else result.model_dump_json(exclude_none=True)
-        self._end_pod(job, code, reason, text, gone=gone)
-        message = (
-            f"Container {CONTAINER} for pod {self.namespace}/{job}-x failed with exit code {code} "
-            "matching FailJob rule at index 1"
-        )
-        self.end_job(job, "Failed", "PodFailurePolicy", message)
-
-    def refuse(self, job: str, code: int, reason: Reason, message: str, **more: Any) -> None:
-        """The trainer ends with a result that says why."""
-        self.fail(job, code, StageResult(key=self.document(job).key, ok=False, reason=reason, message=message), **more)
-
-    def catch_up(self) -> None:
-        """The watch shows all there is."""
-        self.hidden.clear()
-
-    def restart(self) -> None:
-        """Another operator process: it remembers nothing and lists everything."""
-        self.memory.clear()
-        self.hidden.clear()
-
-    def delete(self, job: str) -> None:
-        """Somebody deletes the Job; it and its pod are gone."""
-        del self.jobs[job]
-        self.memory.pop(job, None)
-        self.pods.pop(job, None)
-
-    def collect(self) -> None:
-        """Deletions that the operator asked for come to an end."""
-        for name in [name for name, job in self.jobs.items() if "deletionTimestamp" in job["metadata"]]:
-            self.delete(name)
+    # --- what people do
 
     def allow(self, name: str = "team", **spec: Any) -> None:
         """The platform team makes or changes a FinetunePolicy, as the API server stores it."""
@@ -315,83 +171,9 @@ class World:
         self.spec = as_stored(spec)
         self.generation += 1
 
-    def pass_time(self, seconds: float) -> None:
-        """Time passes."""
-        self.now += timedelta(seconds=seconds)
-
     def upgrade(self, **fields: Any) -> None:
         """Another version of the operator, with other settings."""
         self.settings = replace(self.settings, **fields)
-
-    def end_job(self, job: str, kind: str, reason: str, message: str) -> None:
-        """The Job gets its final condition."""
-        said = {"type": kind, "status": "True", "reason": reason, "message": message}
-        self.jobs[job]["status"] = {"conditions": [{**said, "lastTransitionTime": rfc3339(self.now)}]}
-
-    def _pod(self, job: str, status: Body) -> None:
-        meta = self.jobs[job]["metadata"]
-        self.pods[job] = {
-            "metadata": {
-                "name": f"{job}-x",
-                "uid": f"pod-of-{meta['uid']}",
-                "creationTimestamp": rfc3339(self.now),
-                "labels": dict(meta["labels"]),
-                "ownerReferences": [{"kind": "Job", "name": job, "uid": meta["uid"]}],
-            },
-            "spec": {"nodeName": self.node},
-            "status": status,
-        }
-
-    def _end_pod(self, job: str, code: int, reason: str, message: str, *, gone: bool) -> None:
-        before = self.pods.get(job, {}).get("status", {}).get("containerStatuses", [{}])[0].get("state", {})
-        began = before.get("running", {}).get("startedAt", rfc3339(self.now))
-        terminated = {
-            "exitCode": code,
-            "reason": reason,
-            "message": message,
-            "startedAt": began,
-            "finishedAt": rfc3339(self.now),
-        }
-        state = {"name": CONTAINER, "state": {"terminated": terminated}}
-        self._pod(job, {"phase": "Failed" if code else "Succeeded", "containerStatuses": [state]})
-        if gone:
-            del self.pods[job]
-
-    # --- the trainer
-
-    def answer(self, job: str) -> StageResult:
-        """What a trainer that has no trouble says, and leaves in the store."""
-        document = self.document(job)
-        if document.type == "Prepare":
-            return StageResult(key=document.key, ok=True, prepared=self.prepared(document))
-        if document.type == "Publish":
-            published = [item.model_copy(update={"attempt": f"made-{item.name}"}) for item in document.artifacts]
-            return StageResult(key=document.key, ok=True, published=published)
-        if document.type == "Probe":
-            return StageResult(key=document.key, ok=True, digest=self.store[document.key], attempt="found", bytes=7)
-        digest = self.store.setdefault(document.key, hashlib.sha256(document.key.encode()).hexdigest())
-        return StageResult(
-            key=document.key,
-            ok=True,
-            digest=digest,
-            attempt=document.attempt,
-            bytes=1000,
-            metrics={"train_loss": 0.25} if document.type == "LoRA" else {},
-        )
-
-    def prepared(self, document: StageDocument) -> Prepared:
-        assert document.spec is not None
-        found = Pins(
-            model=ModelPin(digest=self.model_digest, revision="main", architecture="Phi3ForCausalLM", size=9),
-            data={
-                item.name: DataPin(digest=hashlib.sha256(item.name.encode()).hexdigest(), size=5, rows=2)
-                for item in document.data
-            },
-        )
-        pins = document.pins or found
-        stage_keys = keys.stage_keys(document.job.namespace, JobSpec.model_validate(document.spec), pins)
-        done = {stage: self.store[key] for stage, key in stage_keys.items() if key in self.store}
-        return Prepared(pins=pins, keys=keys.combined(stage_keys), done=done)
 
     # --- short cuts
 

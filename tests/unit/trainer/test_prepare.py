@@ -43,6 +43,7 @@ def test_it_pins_counts_and_computes_keys(world):
     assert report["data"]["train"]["rows"] == len(ROWS)
     assert 0 < report["data"]["train"]["samples"] < len(ROWS), "packed, several rows are one sample"
     assert report["data"]["train"]["tokens"] > report["data"]["train"]["learned"] > 0
+    assert world.s3.keys(f"{world.store}/tokens/{report['data']['train']['tokensKey']}"), "gc leaves them by this name"
     assert "I loved it" not in json.dumps(report)
     assert world.log.count("a sample: ") == 2
     assert "⟦joy⟧" in world.log

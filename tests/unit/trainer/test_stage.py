@@ -16,8 +16,10 @@ from finetune_api.rules import check
 from finetune_api.stage import Artifact, ExitCode, ModelManifest, Reason, StageInput, StageResult
 from finetune_trainer.context import PassOutput, StageContext
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.fetch import manifests_before
 from finetune_trainer.stage import run_stage
 
+from ...fake_hub import TOKEN, serving
 from .world import JOB, ROWS, World, lines
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
@@ -196,6 +198,37 @@ def test_a_forged_manifest_put_in_the_place_of_ours_has_another_digest(world, pa
     assert caught.value.reason is Reason.ARTIFACT_CORRUPT
 
 
+def test_a_model_that_is_kept_is_not_fetched_again(world, passes):
+    """And one that is not on the volume is, whatever is there; what was fetched wrong is never kept."""
+    world.model_cache = world.folder / "volume"
+    first = run_lora(world)
+    base = f"{world.store}/stages/{KEYS['lora']}/{first.attempt}/base.txt"
+    names = world.s3.get(base)
+    pins = world.prepare().prepared.pins
+    for name in world.s3.keys(f"{world.prefix}/model"):
+        world.s3.delete(f"{world.prefix}/model/{name}")
+    spec = check(world.spec)[0]
+    fields = {"inputModel": spec.input_model, "data": spec.data_configs, "pins": pins}
+    again = world.run(world.document("LoRA", "lora", "5" * 64, **fields))
+    assert "nothing is fetched" in world.log
+    assert world.s3.get(f"{world.store}/stages/{'5' * 64}/{again.attempt}/base.txt") == names
+    world.model_cache = world.folder / "another"
+    with pytest.raises(StageFailure) as caught:
+        world.run(world.document("LoRA", "lora", "6" * 64, **fields))
+    assert caught.value.reason in (Reason.MODEL_NOT_FOUND, Reason.INPUT_CHANGED)
+    assert not [path for path in world.model_cache.iterdir() if path.is_dir()]
+
+
+def test_manifests_are_followed_to_the_first_stage(world, passes):
+    lora = run_lora(world)
+    merge = world.run(merge_document(world, lora.digest))
+    place = world.place(merge_document(world, lora.digest))
+    merged = place.store.read_manifest(KEYS["merge"], merge.digest).manifest
+    assert [item.stage for item in manifests_before(place, [merged])] == ["lora"]
+    world.s3.delete(f"{world.store}/stages/{KEYS['lora']}/manifest.json")
+    assert manifests_before(place, [merged]) == ()
+
+
 # -- probe and publish --------------------------------------------------------------------------------------
 
 
@@ -237,6 +270,33 @@ def test_publish_writes_a_report_of_the_run_once(world, passes):
     assert {"report.html", "README.md"} <= set(world.s3.keys(folder))
     assert KEYS["lora"] in world.s3.get(f"{folder}/report.html").decode()
     assert world.run(told.model_copy(update={"attempt": "another"})).published == published
+
+
+def test_publish_pushes_each_target_with_its_own_token(world, passes, monkeypatch):
+    lora = run_lora(world)
+    world.publish_tokens = world.folder / "tokens"
+    for name, token in (("one", TOKEN), ("two", "hf_of_a_reader")):
+        (world.publish_tokens / name).mkdir(parents=True)
+        (world.publish_tokens / name / "token").write_text(token)
+    targets = [
+        {"name": name, "repoId": f"team/{name}", "artifact": "adapter", "tokenSecretRef": {"name": "s", "key": "k"}}
+        for name in ("one", "two")
+    ]
+    spec = {**check(world.spec)[0].wire(), "publishTargets": targets}
+    stages = [StageInput(stage="lora", key=KEYS["lora"], digest=lora.digest)]
+    told = publish_document(world, lora.digest).model_copy(update={"spec": spec, "stages": stages})
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        with pytest.raises(StageFailure) as caught:
+            world.run(told)
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    assert caught.value.problems[0].path == "spec.publishTargets[name=two].tokenSecretRef"
+    assert set(hub.repositories) == {"team/one"}
+    assert "base.txt" in hub.repositories["team/one"].branches["main"]
+    path = layout.model_manifest_path(JOB.namespace, JOB.name, JOB.generation)
+    assert world.s3.get(f"{world.store}/{path}"), "it is published in the store, whatever the hub says"
 
 
 @pytest.mark.parametrize("harm", ["file", "digest"])

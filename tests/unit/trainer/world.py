@@ -39,6 +39,8 @@ class World:
     credentials: Path | None = None
     sources: Path | None = None
     hub_token: Path | None = None
+    model_cache: Path | None = None
+    publish_tokens: Path | None = None
     _runs: list[int] = field(default_factory=list)
 
     @property
@@ -64,7 +66,17 @@ class World:
         self._runs.append(1)
         scratch = self.folder / f"scratch-{len(self._runs)}"
         scratch.mkdir()
-        environment = Environment(document, scratch / "result", scratch, self.credentials, self.hub_token, self.sources)
+        environment = Environment(
+            document,
+            scratch / "result",
+            scratch,
+            self.credentials,
+            self.hub_token,
+            self.sources,
+            publish_tokens=self.publish_tokens,
+            model_cache=self.model_cache,
+            model_cache_bytes=1 << 30,
+        )
         self._stream = io.StringIO()
         return open_workplace(environment, Reporter(self._stream))
 

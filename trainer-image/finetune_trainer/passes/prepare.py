@@ -246,7 +246,7 @@ def _report(
 ) -> dict[str, Any]:
     """Everything that was found out, in figures; `finetune_trainer.fetch` reads the files' tags from it.
 
-    `tokens` is the content key that the data's tokens are kept under, if they are; `gc` leaves it alone for the job.
+    `tokensKey` is the content key that the data's tokens are kept under, if they are; `gc` leaves it alone for the job.
     """
     tokenizer, namespace = inspected.model.tokenizer, place.document.job.namespace
     return {
@@ -256,7 +256,7 @@ def _report(
             name: {
                 "pin": pins.data[name].wire(),
                 "files": files_report([file.found for file in found.files]),
-                "tokens": found.rows(tokenizer).key(namespace),
+                "tokensKey": found.rows(tokenizer).key(namespace),
                 **asdict(inspected.counts[name]),
             }
             for name, found in inspected.data.items()

@@ -90,13 +90,14 @@ class SubresourceHandlers:
         body = await call.body()
         seconds = lookup(body, "spec", "expirationSeconds") or DEFAULT_SECONDS
         self._entry(call)
-        token, ends = self._services.tokens.issue(call.route.namespace, call.route.name, seconds)
+        audiences = lookup(body, "spec", "audiences") or []
+        token, ends = self._services.tokens.issue(call.route.namespace, call.route.name, seconds, audiences)
         stamp = datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         request = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "metadata": {"name": call.route.name, "namespace": call.route.namespace},
-            "spec": {"audiences": lookup(body, "spec", "audiences") or [], "expirationSeconds": seconds},
+            "spec": {"audiences": audiences, "expirationSeconds": seconds},
             "status": {"expirationTimestamp": stamp, "token": token},
         }
         return answer(encode(request), 201)

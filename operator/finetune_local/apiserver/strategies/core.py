@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
-from finetune_local.apiserver.errors import Cause, forbidden_value, invalid_value, required, unsupported_value
+from finetune_local.apiserver.errors import (
+    Cause,
+    bad_request,
+    forbidden_value,
+    invalid_value,
+    required,
+    unsupported_value,
+)
 from finetune_local.apiserver.objects import Object, now
-from finetune_local.apiserver.strategies.base import BuiltinStrategy
+from finetune_local.apiserver.strategies.base import BuiltinStrategy, Decoded
 from finetune_local.apiserver.strategies.pods import default_template, template_causes
 
 if TYPE_CHECKING:
@@ -16,6 +24,8 @@ if TYPE_CHECKING:
 
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _MAX_DATA = 1024 * 1024
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[-+]\d\d:\d\d)")
+_ABOVE_ZERO = "must be greater than 0"
 
 
 class DataStrategy(BuiltinStrategy):
@@ -145,6 +155,34 @@ class PlainStrategy(BuiltinStrategy):
 
     def has_generation(self, obj: Object) -> bool:
         return False
+
+
+class LeaseStrategy(PlainStrategy):
+    """Leases: whole seconds above zero, and times to the microsecond, written out."""
+
+    def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
+        causes, spec = super().validate(resource, new, old), new.get("spec") or {}
+        if spec.get("leaseDurationSeconds", 1) <= 0:
+            causes.append(invalid_value("spec.leaseDurationSeconds", spec["leaseDurationSeconds"], _ABOVE_ZERO))
+        if spec.get("leaseTransitions", 0) < 0:
+            text = "must be greater than or equal to 0"
+            causes.append(invalid_value("spec.leaseTransitions", spec["leaseTransitions"], text))
+        return causes
+
+    def decode(self, resource: Resource, body: Object, *, defaults: bool = True) -> Decoded:
+        found = super().decode(resource, body, defaults=defaults)
+        spec = found.obj.get("spec") or {}
+        for name in ("acquireTime", "renewTime"):
+            said = spec.get(name)
+            if said is not None and not _MICRO_TIME.fullmatch(said):
+                raise bad_request(
+                    f'Lease in version "v1" cannot be handled as a Lease: parsing time "{said}" as '
+                    '"2006-01-02T15:04:05.000000Z07:00": cannot parse it'
+                )
+            if said is not None:
+                moment = datetime.fromisoformat(said).astimezone(UTC)
+                spec[name] = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return found
 
 
 class ServiceAccountStrategy(PlainStrategy):

@@ -117,18 +117,33 @@ def structural_causes(schema: Any, path: str) -> list[Cause]:
     if "properties" in schema and "additionalProperties" in schema:
         text = "Forbidden: additionalProperties and properties are mutual exclusive"
         causes.append(Cause("FieldValueForbidden", f"{path}.additionalProperties", text))
-    keys = schema.get("x-kubernetes-list-map-keys")
-    if schema.get("x-kubernetes-list-type") == "map":
-        members = lookup(schema, "items", "properties") or {}
-        if not keys:
-            causes.append(required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if list-type is map"))
-        for index, key in enumerate(keys or ()):
-            if key not in members:
-                place = f"{path}.x-kubernetes-list-map-keys[{index}]"
-                causes.append(invalid_value(place, key, "entries must all be names of item properties"))
+    causes += _list_key_causes(schema, path)
+    if schema.get("uniqueItems"):
+        text = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"
+        causes.append(Cause("FieldValueForbidden", f"{path}.uniqueItems", text))
     for key, member in (schema.get("properties") or {}).items():
         causes += structural_causes(member, f"{path}.properties[{key}]")
     for member in ("items", "additionalProperties"):
         if isinstance(schema.get(member), dict):
             causes += structural_causes(schema[member], f"{path}.{member}")
+    return causes
+
+
+def _list_key_causes(schema: Any, path: str) -> list[Cause]:
+    """What is wrong with the members by which the elements of a list-map are told apart."""
+    if schema.get("x-kubernetes-list-type") != "map":
+        return []
+    keys = schema.get("x-kubernetes-list-map-keys")
+    if not keys:
+        return [required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if list-type is map")]
+    members = lookup(schema, "items", "properties") or {}
+    always = lookup(schema, "items", "required") or ()
+    causes: list[Cause] = []
+    for index, key in enumerate(keys):
+        if key not in members:
+            place = f"{path}.x-kubernetes-list-map-keys[{index}]"
+            causes.append(invalid_value(place, key, "entries must all be names of item properties"))
+        elif key not in always and "default" not in members[key]:
+            text = "is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+            causes.append(required(f"{path}.items.properties[{key}].default", f"this property {text}"))
     return causes

@@ -33,6 +33,7 @@ _NONNEGATIVE = (
     "backoffLimitPerIndex",
     "maxFailedIndexes",
 )
+_STATUSES = ("False", "True", "Unknown")
 _WHILE_SUSPENDED = ("nodeSelector", "tolerations", "affinity", "schedulingGates")
 
 
@@ -75,10 +76,23 @@ class JobStrategy(BuiltinStrategy):
         if causes:
             return causes
         causes += job_causes(spec, "spec")
+        causes += _host_name_causes(new)
         if len(new["metadata"]["name"]) > _MAX_NAME:
             text = f"must be no more than {_MAX_NAME} bytes"
             causes.append(invalid_value("spec.template.labels", new["metadata"]["name"], text))
         return causes + (_update_causes(new, old) if old is not None else [])
+
+
+def _host_name_causes(job: Object) -> list[Cause]:
+    """The host names of an Indexed Job's pods, made of its own name, that could be none."""
+    spec, name = job["spec"], job["metadata"]["name"]
+    if spec.get("completionMode") != "Indexed" or not spec.get("completions"):
+        return []
+    last = f"{name}-{spec['completions'] - 1}"
+    if len(last) <= _MAX_NAME and "." not in name:
+        return []
+    text = f"will not able to create pod with invalid DNS label: {last}"
+    return [invalid_value("metadata.name", name, text)]
 
 
 class CronJobStrategy(BuiltinStrategy):
@@ -130,6 +144,7 @@ def job_causes(spec: Object, path: str) -> list[Cause]:
     if mode == "Indexed" and "completions" not in spec:
         text = "when completion mode is Indexed"
         causes.append(required(f"{path}.completions", text))
+    causes += _index_causes(spec, path) + _replacement_causes(spec, path)
     template = spec["template"]["spec"]
     place = f"{path}.template.spec"
     policy = template.get("restartPolicy")
@@ -141,6 +156,26 @@ def job_causes(spec: Object, path: str) -> list[Cause]:
     if "podFailurePolicy" in spec:
         causes += _failure_policy_causes(spec, path, policy)
     return causes
+
+
+def _index_causes(spec: Object, path: str) -> list[Cause]:
+    """What only an Indexed Job may have, and what belongs together there."""
+    causes: list[Cause] = []
+    if spec.get("completionMode") != "Indexed":
+        causes += [
+            invalid_value(f"{path}.{member}", spec[member], "requires indexed completion mode")
+            for member in ("backoffLimitPerIndex", "maxFailedIndexes", "successPolicy")
+            if member in spec
+        ]
+    if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
+        causes.append(required(f"{path}.backoffLimitPerIndex", "when maxFailedIndexes is specified"))
+    return causes
+
+
+def _replacement_causes(spec: Object, path: str) -> list[Cause]:
+    policy, place = spec.get("podReplacementPolicy"), f"{path}.podReplacementPolicy"
+    supported = ("Failed",) if "podFailurePolicy" in spec else ("Failed", "TerminatingOrFailed")
+    return [] if policy in supported else [unsupported_value(place, policy, supported)]
 
 
 def _failure_policy_causes(spec: Object, path: str, restart_policy: str | None) -> list[Cause]:
@@ -157,7 +192,11 @@ def _failure_policy_causes(spec: Object, path: str, restart_policy: str | None) 
         for container in spec["template"]["spec"].get(member, ())
     }
     for index, rule in enumerate(rules):
-        causes += _rule_causes(rule, f"{path}.podFailurePolicy.rules[{index}]", containers)
+        place = f"{path}.podFailurePolicy.rules[{index}]"
+        causes += _rule_causes(rule, place, containers)
+        if rule.get("action") == "FailIndex" and "backoffLimitPerIndex" not in spec:
+            text = "requires the backoffLimitPerIndex to be set"
+            causes.append(invalid_value(f"{place}.action", "FailIndex", text))
     return causes
 
 
@@ -173,9 +212,15 @@ def _rule_causes(rule: Object, path: str, containers: set[str]) -> list[Cause]:
     if not codes and not conditions:
         text = "specifying one of OnExitCodes and OnPodConditions is required"
         causes.append(invalid_value(path, rule, text))
-    if not codes:
-        return causes
-    place = f"{path}.onExitCodes"
+    for index, pattern in enumerate(conditions or ()):
+        if pattern.get("status") not in _STATUSES:
+            place = f"{path}.onPodConditions[{index}].status"
+            causes.append(unsupported_value(place, pattern.get("status"), _STATUSES))
+    return causes + (_exit_code_causes(codes, f"{path}.onExitCodes", containers) if codes else [])
+
+
+def _exit_code_causes(codes: Object, place: str, containers: set[str]) -> list[Cause]:
+    causes: list[Cause] = []
     if codes.get("operator") not in ("In", "NotIn"):
         causes.append(unsupported_value(f"{place}.operator", codes.get("operator", ""), ("In", "NotIn")))
     values = codes.get("values") or []

@@ -14,7 +14,9 @@ from finetune_local.apiserver.errors import (
     unsupported_value,
 )
 from finetune_local.apiserver.objects import Object, clone, lookup
+from finetune_local.apiserver.strategies.amounts import resource_causes
 from finetune_local.apiserver.strategies.base import BuiltinStrategy
+from finetune_local.apiserver.strategies.volumes import volume_causes
 
 if TYPE_CHECKING:
     from finetune_local.apiserver.resources import Resource
@@ -78,6 +80,7 @@ def template_causes(spec: Object, path: str) -> list[Cause]:
     volumes: set[str] = set()
     for index, volume in enumerate(spec.get("volumes", ())):
         causes += _name_causes(volume.get("name", ""), f"{path}.volumes[{index}].name", volumes)
+        causes += volume_causes(volume, f"{path}.volumes[{index}]")
     names: set[str] = set()
     for member in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(member, ())):
@@ -117,6 +120,7 @@ def _container_causes(container: Object, path: str, volumes: set[str]) -> list[C
         if variable.get("value") and variable.get("valueFrom"):
             text = "may not be specified when `value` is not empty"
             causes.append(invalid_value(f"{place}.valueFrom", "", text))
+    causes += resource_causes(container, path)
     paths: set[str] = set()
     for index, mount in enumerate(container.get("volumeMounts", ())):
         place = f"{path}.volumeMounts[{index}]"
@@ -124,6 +128,8 @@ def _container_causes(container: Object, path: str, volumes: set[str]) -> list[C
             causes.append(Cause("FieldValueNotFound", f"{place}.name", f'Not found: "{mount.get("name", "")}"'))
         if mount.get("mountPath") in paths:
             causes.append(invalid_value(f"{place}.mountPath", mount["mountPath"], "must be unique"))
+        if ":" in mount.get("mountPath", ""):
+            causes.append(invalid_value(f"{place}.mountPath", mount["mountPath"], "must not contain ':'"))
         paths.add(mount.get("mountPath", ""))
     return causes
 

@@ -16,7 +16,7 @@ _RULES: dict[str, type[Strategy]] = {
     "endpoints": core.PlainStrategy,
     "events": core.EventStrategy,
     "jobs.batch": jobs.JobStrategy,
-    "leases.coordination.k8s.io": core.PlainStrategy,
+    "leases.coordination.k8s.io": core.LeaseStrategy,
     "limitranges": core.PlainStrategy,
     "namespaces": core.NamespaceStrategy,
     "nodes": core.PlainStrategy,
