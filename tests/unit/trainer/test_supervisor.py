@@ -140,6 +140,19 @@ def test_signals_that_kill_the_stage(start, tmp_path, number, code, reason):
     assert (got, result.reason) == (code, reason)
 
 
+def test_what_is_to_end_is_not_started_again(start, tmp_path):
+    script = (
+        "import signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({ranks.AGAIN}))\n"
+        "print('ready', flush=True); time.sleep(30)"
+    )
+    process = start(script)
+    assert wait_for_line(process) == "ready"
+    process.terminate()
+    code, result = ending(process, tmp_path)
+    assert (code, result.reason) == (ExitCode.TERMINATED, Reason.TERMINATED)
+
+
 def test_a_step_that_hung_ends_as_stalled_with_every_threads_stack(start, tmp_path):
     script = (
         "import time; from finetune_trainer.training.stalling import StallWatch\n"
