@@ -16,17 +16,8 @@ from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.loop import Setup
 
 from ..letters import Letters
+from .shapes import SHAPE
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
 CONFIGS = {
     "phi3": Phi3Config(**SHAPE, sliding_window=None),
     "llama": LlamaConfig(**SHAPE),

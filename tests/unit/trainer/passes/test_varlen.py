@@ -37,17 +37,8 @@ from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.world import Alone
 
 from ..letters import Letters
+from .shapes import SHAPE
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
 CONFIGS = {
     "phi3": Phi3Config(**SHAPE, sliding_window=None),
     "phi3, window": Phi3Config(**SHAPE, sliding_window=7),
