@@ -1,11 +1,13 @@
 """The store's speed: some GiB up and down as the trainer moves artifacts, against `rclone copy`, on one S3 server.
 
 Both move the same files to and from the same `rclone serve s3` on this machine, each as a process of its own that is
-timed from start to end, in turn, several rounds in one run. The trainer's includes its sha256 of every byte and its
-check of what the store shows; rclone's its own checks, with its default settings.
+timed from start to end. The trainer's includes its sha256 of every byte and its check of what the store shows; rclone's
+its own checks, with its default settings. What is compared is moved one right after the other, who goes first takes
+turns, and before each transfer everything is written to the disk and what will be read is in the page cache. The
+share of a direction is the median of its rounds'.
 
     python bench/store.py                 # 4 GiB in four files, two rounds
-    python bench/store.py --files 1
+    python bench/store.py --gib 1 --rounds 6
 
 Exit code 1 where the trainer is slower than 0.9 of rclone in either direction, or its peak RSS is over 300 MiB.
 """
@@ -22,15 +24,19 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_api.stage import JobRef, Manifest
 from finetune_api.storage import Storage
-from finetune_local.s3 import Credentials, S3Server
 from finetune_trainer.s3 import connect
 from finetune_trainer.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from finetune_local.s3 import S3Server
 
 BUCKET = "bench"
 KEY = "a" * 64
@@ -65,6 +71,9 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _bench(folder: Path, options: argparse.Namespace) -> int:
+    # Not by the processes that move files: the trainer has none of it.
+    from finetune_local.s3 import Credentials, S3Server  # noqa: PLC0415
+
     source = folder / "source"
     size = _make_files(source, int(options.gib * (1 << 30)), options.files)
     server = S3Server(folder / "s3", Credentials("BENCHSTORE", "bench-store-secret"))
@@ -75,22 +84,24 @@ async def _bench(folder: Path, options: argparse.Namespace) -> int:
 
 def _rounds(folder: Path, source: Path, size: int, server: S3Server, rounds: int) -> int:
     print(f"{size / (1 << 30):.1f} GiB in {len(list(source.iterdir()))} files, load {os.getloadavg()[0]:.1f}")
-    took: dict[str, list[Took]] = {}
+    took: dict[str, list[Took]] = defaultdict(list)
     for number in range(rounds):
-        # Whoever goes first finds other things in the page cache: they take turns.
-        for who in ("ours", "rclone") if number % 2 == 0 else ("rclone", "ours"):
-            for direction in ("up", "down"):
-                name = f"{who} {direction}"
+        order = ("ours", "rclone") if number % 2 == 0 else ("rclone", "ours")
+        for direction in ("up", "down"):
+            for who in order:
+                there = server.folder / "buckets" / BUCKET / who
                 target = folder / f"{who}-down"
+                _settle(source if direction == "up" else there)
                 found = _timed(_command(who, direction, server, source, target), server)
                 if direction == "down":
                     _require_same(source, target)
                     shutil.rmtree(target)
-                    shutil.rmtree(server.folder / "buckets" / BUCKET / who)
-                took.setdefault(name, []).append(found)
+                    shutil.rmtree(there)
+                took[f"{who} {direction}"].append(found)
                 print(
-                    f"round {number + 1}  {name:12} {found.seconds:6.1f} s  {size / _MIB / found.seconds:6.0f} MiB/s"
-                    f"  {found.cpu:5.1f} CPU s  peak RSS {found.rss:4.0f} MiB",
+                    f"round {number + 1}  {who:6} {direction:4} {found.seconds:6.1f} s"
+                    f"  {size / _MIB / found.seconds:6.0f} MiB/s  {found.cpu:5.1f} CPU s  peak RSS {found.rss:4.0f} MiB"
+                    f"  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
     return _verdict(took)
@@ -100,15 +111,25 @@ def _verdict(took: dict[str, list[Took]]) -> int:
     ends = 0
     for direction in ("up", "down"):
         ours, rclone = took[f"ours {direction}"], took[f"rclone {direction}"]
-        share = statistics.median(item.seconds for item in rclone) / statistics.median(item.seconds for item in ours)
-        rss = max(item.rss for item in ours)
+        shares = [theirs.seconds / own.seconds for own, theirs in zip(ours, rclone, strict=True)]
+        share, rss = statistics.median(shares), max(item.rss for item in ours)
         good = share >= LEAST_SHARE and rss <= MOST_RSS_MIB
         print(
-            f"{direction:4} {share:.2f} of rclone copy (at least {LEAST_SHARE}), "
-            f"peak RSS {rss:.0f} MiB (at most {MOST_RSS_MIB}): {'good' if good else 'MISSED'}"
+            f"{direction:4} {share:.2f} of rclone copy ({min(shares):.2f} to {max(shares):.2f}, at least {LEAST_SHARE}"
+            f"), peak RSS {rss:.0f} MiB (at most {MOST_RSS_MIB}): {'good' if good else 'MISSED'}"
         )
         ends |= not good
     return int(ends)
+
+
+def _settle(folder: Path) -> None:
+    """Leaves nothing to be written, and the files that are read next in the page cache."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(_MIB):
+                    pass
 
 
 def _make_files(folder: Path, total: int, count: int) -> int:
@@ -129,7 +150,6 @@ def _require_same(source: Path, target: Path) -> None:
 
 
 def _timed(command: list[str], server: S3Server) -> Took:
-    os.sync()
     environment = {
         **os.environ,
         "AWS_ACCESS_KEY_ID": server.credentials.access_key,

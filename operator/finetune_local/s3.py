@@ -15,6 +15,7 @@ from typing import Self
 
 import aiohttp
 
+from finetune_local import processes
 from finetune_local.children import Child, ChildError, Command
 
 HOST = "127.0.0.1"
@@ -45,12 +46,13 @@ class S3Server:
     """Serves the buckets below `folder`. All that rclone keeps stays in there too.
 
     `port` 0 chooses a free one, which is kept when the server is stopped and started again. Use as an async context
-    manager, or by `start` and `stop`. `family` marks its process (see `processes`).
+    manager, or by `start` and `stop`. `family` marks its process (see `processes`); default: one of its own, since
+    who stops ends all of a family.
     """
 
-    def __init__(self, folder: Path, credentials: Credentials, *, port: int = 0, family: str = "s3") -> None:
+    def __init__(self, folder: Path, credentials: Credentials, *, port: int = 0, family: str | None = None) -> None:
         self.folder, self.credentials = folder.absolute(), credentials
-        self._port, self._family = port, family
+        self._port, self._family = port, family or processes.new_family()
         self._child: Child | None = None
 
     @property

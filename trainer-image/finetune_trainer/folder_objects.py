@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,12 @@ class FolderObjects:
         keys = sorted(path.relative_to(self._root).as_posix() for path in start.rglob("*") if path.is_file())
         found = (self.info(key) for key in keys if key.startswith(prefix))
         return [item for item in found if item]
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """The names of the folders in the folder `prefix` that have a file somewhere below them, in order."""
+        start = self._root / prefix
+        inner = (path.relative_to(start).parts for path in start.rglob("*") if path.is_file())
+        return sorted({parts[0] for parts in inner if len(parts) > 1})
 
     def read(self, key: str) -> bytes | None:
         """A file's content, or None where it is not there."""

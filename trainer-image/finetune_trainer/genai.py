@@ -11,9 +11,7 @@ import numpy as np
 import onnxruntime_genai as og
 
 from finetune_trainer.generation import Limits, Timing
-
-# Where the CPU build lies that is run in the place of a model whose execution provider no pod has.
-STAND_IN = "cpu-stand-in"
+from finetune_trainer.onnx_structure import STAND_IN
 
 # Greedy whatever the model's own genai_config.json asks for.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}

@@ -18,7 +18,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Try:
     """What became of a candidate on validation rows.
 
     `values` and `margins`, by how much its goals are met, have an entry for each metric. `broken` says why the model
-    itself is no answer, whatever its figures.
+    itself is no answer, whatever its figures; `types` are the metrics'.
     """
 
     candidate: Candidate
@@ -83,6 +83,7 @@ class Try:
     values: dict[str, float]
     margins: dict[str, Difference]
     broken: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -100,18 +101,23 @@ class Try:
     def verdict(self) -> str:
         """Why it is taken or not."""
         missed = [
-            f"{name} misses its goal by {-item.value:.4g}" for name, item in self.margins.items() if item.value < 0
+            f"{name} misses its goal by {self._said(name, -item.value)}"
+            for name, item in self.margins.items()
+            if item.value < 0
         ]
         if self.broken or missed:
             return "; ".join([*([self.broken] if self.broken else []), *missed])
         if self.sureness >= 0:
             return "meets the goals"
-        unsure = {name: item for name, item in self.margins.items() if item.low < 0}
         return "; ".join(
-            f"{name} meets its goal by {item.value:.4g}, which may be luck: the interval is {item.low:.4g} "
-            f"to {item.high:.4g}"
-            for name, item in unsure.items()
+            f"{name} meets its goal by {self._said(name, item.value)}, which may be luck"
+            for name, item in self.margins.items()
+            if item.low < 0
         )
+
+    def _said(self, name: str, number: float) -> str:
+        """A distance of the metric's figure: of an accuracy in percentage points."""
+        return f"{100 * number:.1f} points" if self.types.get(name) == "accuracy" else f"{number:.4g}"
 
     def content(self) -> dict[str, Any]:
         """As `quantization.json` holds it."""
@@ -191,7 +197,8 @@ class Chooser:
             for metric in self.evaluator.metrics
             if metric.goal
         }
-        return Try(candidate, size, {name: item.value for name, item in found.items()}, margins, broken)
+        values = {name: item.value for name, item in found.items()}
+        return Try(candidate, size, values, margins, broken, {name: item.type for name, item in found.items()})
 
 
 def choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ class Objects(Protocol):
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects whose key starts with `prefix`, by key."""
 
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """The names, in order, that keys have after `prefix` and before their next slash; `prefix` ends with one."""
+
     def read(self, key: str) -> bytes | None:
         """A small object's content, or None where it is not there."""
 
@@ -58,7 +62,10 @@ class Objects(Protocol):
         """Puts a small object. `only_new`: leaves what is there alone, on servers that can."""
 
     def upload(self, files: Mapping[str, Path], moved: Moved | None = None) -> dict[str, Transferred]:
-        """Sends each file to its key, and says by key what was sent. Memory does not grow with the files."""
+        """Sends each file to its key, and says by key what was sent. Memory does not grow with the files.
+
+        What is large is looked at afterwards: whether the store shows of it what was sent.
+        """
 
     def recognise(self, there: ObjectInfo, path: Path) -> Transferred | None:
         """The file's size and sha256, where the listed object has the same content by all that its tag says."""

@@ -10,6 +10,8 @@ from typing import Any
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer.errors import StageFailure
 
+# Where the CPU build lies that is run in the place of a model whose execution provider no pod has.
+STAND_IN = "cpu-stand-in"
 # onnxruntime-genai's names of execution providers, in session_options.provider_options.
 _PROVIDER_OPTIONS = {"dml": "dml", "webgpu": "webgpu"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,15 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from botocore import exceptions as boto
-from botocore.config import Config
 
 from finetune_api.storage import Storage
 from finetune_trainer.objects import MissingObjectError, Moved, ObjectInfo, Transferred
-from finetune_trainer.s3_errors import Place, error_code, failure_of, http_status
+from finetune_trainer.s3_errors import Place, error_code, failure_of, http_status, unlike_sent
 from finetune_trainer.s3_fetching import Fetching, GoneError, hash_objects
 from finetune_trainer.s3_identity import DEFAULT_REGION, Handed, open_session
 from finetune_trainer.s3_retries import BROKEN, QUICK, STEADY, Patience, patiently
-from finetune_trainer.s3_sending import Sending, same_content
+from finetune_trainer.s3_sending import Sending, UnlikeSentError, same_content
 from finetune_trainer.s3_wire import WORKERS, Wire, md5
 
 __all__ = ["QUICK", "STEADY", "Handed", "Patience", "S3Client", "S3Objects", "connect"]
@@ -38,22 +38,20 @@ class S3Client:
 
 
 def connect(storage: Storage, handed: Handed | Path | None = None, patience: Patience = STEADY) -> S3Client:
-    """A client of `storage`; asks the server nothing yet.
+    """A client of `storage`; asks neither the store nor STS anything yet.
 
     `handed` is what the pod was given for the store, or the folder of a Secret's keys alone; None leaves it to
-    botocore's own chain. Raises StageFailure (CredentialsInvalid) where the folder lacks a key.
+    botocore's own chain, which may ask the node's metadata service. Raises StageFailure (CredentialsInvalid) where the
+    folder lacks a key.
     """
     handed = handed if isinstance(handed, Handed) else Handed(keys=handed)
-    client = open_session(storage, handed).create_client(
+    client = open_session(storage, handed, patience).create_client(
         "s3",
         endpoint_url=storage.endpoint,
         region_name=storage.region or DEFAULT_REGION,
         verify=handed.verify,
-        config=Config(
+        config=patience.config(
             s3={"addressing_style": _addressing(storage)},
-            retries={"mode": "standard", "total_max_attempts": patience.attempts},
-            connect_timeout=patience.connect_seconds,
-            read_timeout=patience.read_seconds,
             max_pool_connections=2 * WORKERS,
             # Many servers know no CRC trailers: what is put goes with its MD5, and what counts is checked by sha256.
             request_checksum_calculation="when_required",
@@ -110,13 +108,23 @@ class S3Objects:
             found = patiently(self._wire.patience, lambda: list(self._listed(self._prefix + prefix)))
         return sorted(found, key=lambda item: item.key)
 
-    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
         pages = self._wire.client.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self._wire.bucket, Prefix=prefix):
+        yield from pages.paginate(Bucket=self._wire.bucket, Prefix=prefix, **more)
+
+    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+        for page in self._pages(prefix):
             for item in page.get("Contents", []):
                 changed = item["LastModified"].timestamp()
                 key = item["Key"].removeprefix(self._prefix)
                 yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'), changed)
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """The names, in order, that keys have after `prefix` and before their next slash."""
+        with self._failures():
+            found = patiently(self._wire.patience, lambda: list(self._pages(self._prefix + prefix, Delimiter="/")))
+        names = [item["Prefix"] for page in found for item in page.get("CommonPrefixes", [])]
+        return sorted(name.removeprefix(self._prefix + prefix).rstrip("/") for name in names)
 
     def read(self, key: str) -> bytes | None:
         """A small object's content, or None where it is not there."""
@@ -188,5 +196,7 @@ class S3Objects:
             yield
         except GoneError as error:
             raise MissingObjectError(error.key.removeprefix(self._prefix)) from error
+        except UnlikeSentError as error:
+            raise unlike_sent(self._place, error.key, error.sent, error.shown) from error
         except (boto.ClientError, boto.BotoCoreError, *BROKEN) as error:
             raise failure_of(error, self._place, self._connection.storage) from error

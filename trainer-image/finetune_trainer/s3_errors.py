@@ -1,4 +1,7 @@
-"""What S3 says when it refuses or does not answer → the spec's field, what is wrong, and what to do."""
+"""What S3 says when it refuses or does not answer → the spec's field, what is wrong, and what to do.
+
+An error's note, if any, is the key of the object that it is about (see `s3_wire.about`).
+"""
 
 from __future__ import annotations
 
@@ -64,13 +67,23 @@ def failure_of(error: Exception, place: Place, storage: Storage) -> StageFailure
         name = storage.ca_bundle_ref.name if storage.ca_bundle_ref else None
         found = problem("spec.storage.caBundleRef", name, f"the store's certificate is not trusted: {error}", remedy)
         return StageFailure(Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found])
-    return unavailable(storage, f"the store cannot be reached: {error}")
+    return unavailable(storage, f"the store cannot be reached: {error}{_at(error)}")
 
 
 def unavailable(storage: Storage, message: str) -> StageFailure:
     """The store does not answer, which may pass by itself."""
     remedy = "Check the URL, and that pods of this namespace may reach it."
-    found = problem("spec.storage.endpoint", storage.endpoint or "AWS", message, remedy)
+    path, url = "spec.storage.endpoint", storage.endpoint or "AWS"
+    if storage.sts_endpoint and storage.sts_endpoint in message:
+        path, url = "spec.storage.stsEndpoint", storage.sts_endpoint
+    found = problem(path, url, message, remedy)
+    return StageFailure(Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found])
+
+
+def unlike_sent(place: Place, key: str, sent: int, shown: int | None) -> StageFailure:
+    """The store took an object, and shows another size of it than was sent, or none."""
+    message = f"{key}: {sent} bytes were sent, the store shows {shown if shown is not None else 'no such object'}"
+    found = problem(place.path, place.uri, message, "Check the store.")
     return StageFailure(Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found])
 
 
@@ -84,18 +97,26 @@ def http_status(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _at(error: Exception) -> str:
+    """Which object the error is about, where it was noted."""
+    notes = getattr(error, "__notes__", [])
+    return f", at {notes[0]}" if notes else ""
+
+
 def _busy(error: boto.ClientError, storage: Storage) -> StageFailure | None:
     """The failure for what may pass by itself, after it was tried for long enough; None for everything else."""
     code, status = error_code(error), http_status(error)
     if status >= 500 or code in _THROTTLING_CODES:
-        return unavailable(storage, f"the store answered {code or status} again and again")
-    if code in _LOST_CODES:
-        return unavailable(storage, f"the store lost an upload ({code})")
-    if code in _GARBLED_CODES:
-        return unavailable(storage, f"what arrives there is not what was sent ({code}), again and again")
-    if code == "RequestTimeTooSkewed":
-        return unavailable(storage, "the node's clock and the store's are too far apart")
-    return None
+        message = f"the store answered {code or status} again and again"
+    elif code in _LOST_CODES:
+        message = f"the store lost an upload ({code})"
+    elif code in _GARBLED_CODES:
+        message = f"what arrives there is not what was sent ({code}), again and again"
+    elif code == "RequestTimeTooSkewed":
+        message = "the node's clock and the store's are too far apart"
+    else:
+        return None
+    return unavailable(storage, f"{message}{_at(error)}")
 
 
 def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFailure:
@@ -112,7 +133,7 @@ def _refused(error: boto.ClientError, place: Place, storage: Storage) -> StageFa
         found = problem("spec.storage.region", storage.region or "us-east-1", message, "Name the bucket's region.")
         return bad_input(place.missing, found)
     said = f"{code}: {error.response.get('Error', {}).get('Message', '')}" if code not in _DENIED_CODES else code
-    message = f"the store does not allow {error.operation_name} here ({said})"
+    message = f"the store does not allow {error.operation_name} here ({said}){_at(error)}"
     remedy = "Give the key of credentialsSecretRef the right to list, read and write there."
     return bad_input(Reason.ACCESS_DENIED, problem(place.path, place.uri, message, remedy))
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from botocore import exceptions as boto
 from finetune_trainer.objects import CHUNK, Moved, Transferred
 from finetune_trainer.s3_errors import error_code, http_status
 from finetune_trainer.s3_retries import TruncatedError, is_transient, patiently
-from finetune_trainer.s3_wire import RANGE, Pool, Wire
+from finetune_trainer.s3_wire import RANGE, WORKERS, Pool, Wire, about
 
 Answered = Callable[[Any], None]
 
@@ -54,19 +54,32 @@ class Fetching:
         self._wire = wire
         self._moved = moved or (lambda amount: None)
         self._pool = Pool()
+        self._lock = threading.Lock()
+        self._waiting: Iterator[_Download] = iter(())
 
     def fetch(self, files: Mapping[str, Path]) -> dict[str, Transferred]:
-        """What came, by key. Raises GoneError, and what botocore raises."""
+        """What came, by key. Raises GoneError, and what botocore raises.
+
+        So many objects are on their way at a time as there are threads: of each, a file is open.
+        """
         downloads = {key: _Download(self, key, path) for key, path in files.items()}
+        self._waiting = iter(downloads.values())
         try:
-            for download in downloads.values():
-                self._pool.submit(download.first)
+            for _ in range(WORKERS):
+                self.begin_next()
             self._pool.finish()
         finally:
             self._pool.close()
             for download in downloads.values():
                 download.close()
         return {key: download.came() for key, download in downloads.items()}
+
+    def begin_next(self) -> None:
+        """Begins with the next object, if any is left: whenever one is done."""
+        with self._lock:
+            download = next(self._waiting, None)
+        if download:
+            self._pool.submit(download.first)
 
     def submit(self, task: Callable[[], None]) -> None:
         """For downloads: their further parts."""
@@ -107,7 +120,8 @@ class Fetching:
         while True:
             before = reached
             try:
-                patiently(self._wire.patience, go_on)
+                with about(wanted.key):
+                    patiently(self._wire.patience, go_on)
             except Exception as error:
                 # Patience begins anew where the last tries brought something.
                 if reached == before or not is_transient(error):
@@ -130,27 +144,32 @@ class Fetching:
 
 
 class _Download:
-    """One object on its way into a file."""
+    """One object on its way into a file, which is open from the first range to the last."""
 
     def __init__(self, fetching: Fetching, key: str, path: Path) -> None:
-        self._fetching, self._key = fetching, key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._fetching, self._key, self._path = fetching, key, path
+        self._file: int | None = None
         self._sha256 = hashlib.sha256()
         self._hashed = 0
         self._lock, self._hashing = threading.Lock(), threading.Lock()
         # Start of each range → up to where it has come.
         self._reached = {0: 0}
+        self._left = 1
 
     def first(self) -> None:
         """Fetches the first range; its answer tells the object's size, and the others are fetched meanwhile."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._fetching.ranged(Range(self._key, 0, RANGE), self._write, self._others)
-        self._hash_on()
+        self._ranged()
 
     def _others(self, answer: Any) -> None:
         said = answer.get("ContentRange")
         size = int(said.rpartition("/")[2]) if said else int(answer["ContentLength"])
-        for start in range(RANGE, size, RANGE):
+        starts = range(RANGE, size, RANGE)
+        with self._lock:
+            self._left += len(starts)
+        for start in starts:
             self._fetching.submit(self._later(Range(self._key, start, min(start + RANGE, size), answer["ETag"])))
 
     def _later(self, wanted: Range) -> Callable[[], None]:
@@ -158,11 +177,22 @@ class _Download:
             with self._lock:
                 self._reached[wanted.start] = wanted.start
             self._fetching.ranged(wanted, self._write)
-            self._hash_on()
+            self._ranged()
 
         return run
 
+    def _ranged(self) -> None:
+        """A range is here; after the last one the next object's turn comes."""
+        self._hash_on()
+        with self._lock:
+            self._left -= 1
+            left = self._left
+        if not left:
+            self.close()
+            self._fetching.begin_next()
+
     def _write(self, place: int, content: bytes) -> None:
+        assert self._file is not None
         view, at = memoryview(content), place
         while view:
             written = os.pwrite(self._file, view, at)
@@ -182,6 +212,7 @@ class _Download:
     def _hash_on(self) -> None:
         """Hashes what is there without a gap; what came too early is hashed by whoever fills the gap."""
         with self._hashing:
+            assert self._file is not None
             while (until := self._whole_until()) > self._hashed:
                 content = os.pread(self._file, min(CHUNK, until - self._hashed), self._hashed)
                 self._sha256.update(content)
@@ -202,8 +233,10 @@ class _Download:
         return Transferred(self._hashed, self._sha256.hexdigest())
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._file)
+        """Closes the file, if it is open."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 def hash_objects(wire: Wire, keys: list[str], moved: Moved | None = None) -> dict[str, Transferred]:

@@ -6,9 +6,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore import exceptions as boto
+from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
@@ -46,6 +47,15 @@ class Patience:
     connect_seconds: float
     read_seconds: float
     seconds: float
+
+    def config(self, **more: Any) -> Config:
+        """botocore's settings for a client that waits as long for each request; `more` are further ones."""
+        return Config(
+            retries={"mode": "standard", "total_max_attempts": self.attempts},
+            connect_timeout=self.connect_seconds,
+            read_timeout=self.read_seconds,
+            **more,
+        )
 
 
 # prepare: a wrong endpoint is known within 10 seconds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +34,21 @@ class Wire:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, operation: str, **arguments: Any) -> Any:
-        """One request, patiently."""
+        """One request, patiently; what it raises has the key as its note."""
         method = getattr(self.client, operation)
-        return patiently(self.patience, lambda: method(Bucket=self.bucket, **arguments))
+        with about(arguments.get("Key")):
+            return patiently(self.patience, lambda: method(Bucket=self.bucket, **arguments))
+
+
+@contextlib.contextmanager
+def about(key: str | None) -> Iterator[None]:
+    """Errors that are raised here get `key` as their note, for whoever tells of them (see `s3_errors.failure_of`)."""
+    try:
+        yield
+    except Exception as error:
+        if key and not hasattr(error, "__notes__"):
+            error.add_note(key)
+        raise
 
 
 def part_size(size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from finetune_api import layout
 from finetune_api.keys import canonical
 from finetune_api.problems import problem
-from finetune_api.stage import ExitCode, Manifest, ManifestFile, Reason, StageResult
+from finetune_api.stage import Manifest, ManifestFile, Reason, StageResult
 from finetune_trainer.errors import StageFailure, bad_input
 from finetune_trainer.objects import MissingObjectError, Moved, Objects, Transferred, hash_file
 from finetune_trainer.s3 import S3Client
@@ -28,10 +28,11 @@ _READS = 3
 
 @dataclass(frozen=True)
 class Committed:
-    """A manifest as it lies in the store, and the sha256 of its bytes."""
+    """A manifest as it lies in the store, the sha256 of its bytes, and the bytes."""
 
     manifest: Manifest
     digest: str
+    body: bytes = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -111,7 +112,7 @@ class ArtifactStore:
             raise self._corrupt(path, f"the manifest of another stage ({manifest.key})", key)
         if self._namespace not in (None, manifest.job.namespace):
             raise self._corrupt(path, f"put there for a job of another namespace ({manifest.job.namespace})", key)
-        return Committed(manifest, sha256(body).hexdigest())
+        return Committed(manifest, sha256(body).hexdigest(), body)
 
     def damage(self, manifest: Manifest) -> list[str]:
         """The manifest's files that are missing or of another size; empty where all are there."""
@@ -127,8 +128,7 @@ class ArtifactStore:
     def upload(self, key: str, attempt: str, folder: Path, watch: Watch = unwatched) -> list[ManifestFile]:
         """Sends all files below `folder`, and returns them as the manifest lists them: by path.
 
-        What an earlier pod of the same attempt has sent is not sent again. Raises StageFailure (StoreUnavailable)
-        where the store then shows other sizes than were sent.
+        What an earlier pod of the same attempt has sent is not sent again.
         """
         prefix = layout.attempt_path(key, attempt, self._kind)
         files = {
@@ -141,14 +141,6 @@ class ArtifactStore:
         sent = {name: found for name, found in known.items() if found}
         missing = {name: path for name, path in files.items() if name not in sent}
         sent |= self._objects.upload(missing, watch(sum(path.stat().st_size for path in missing.values())))
-        there = {item.key: item.size for item in self._objects.list(f"{prefix}/")}
-        for name, transferred in sent.items():
-            if there.get(name) != transferred.size:
-                message = f"{transferred.size} bytes were sent, the store shows {there.get(name)}"
-                found = problem(STORAGE_PATH, layout.join(self._uri, name), message, "Check the store.")
-                raise StageFailure(
-                    Reason.STORE_UNAVAILABLE, str(found), exit_code=ExitCode.INFRASTRUCTURE, problems=[found]
-                )
         return [
             ManifestFile(path=name.removeprefix(f"{prefix}/"), size=sent[name].size, sha256=sent[name].sha256)
             for name in files
@@ -178,12 +170,8 @@ class ArtifactStore:
         both have written. An attempt sends its files before it looks for a manifest, and only then writes its own:
         one of which nothing is there after ours was written will find ours.
         """
-        folder = f"{self._kind}/{manifest.key}/"
-        ours = (
-            layout.manifest_path(manifest.key, self._kind),
-            f"{layout.attempt_path(manifest.key, manifest.attempt, self._kind)}/",
-        )
-        return any(not item.key.startswith(ours) for item in self._objects.list(folder))
+        # Folders alone: there are servers that read every object which they list, to tell its ETag.
+        return any(name != manifest.attempt for name in self._objects.folders(f"{self._kind}/{manifest.key}/"))
 
     def download(self, manifest: Manifest, folder: Path, watch: Watch = unwatched) -> None:
         """Fetches the stage's files into `folder`, each checked against its sha256; what differs is fetched twice.

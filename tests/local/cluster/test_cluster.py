@@ -18,7 +18,6 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tests.local.cluster.conftest import SETTINGS, Bench, ending, lives, phase_is, until
 
-from finetune_local import processes
 from finetune_local.children import ChildError, Command
 from finetune_local.client import PODS, SECRETS
 from finetune_local.cluster import S3, STORAGE_SECRET, LocalCluster
@@ -40,7 +39,7 @@ def s3_client(server: S3Server, secret: str | None = None) -> Any:
 
 
 async def test_s3_serves_buckets_and_refuses_wrong_keys(tmp_path: Path) -> None:
-    server = S3Server(tmp_path / "s3", Credentials("LOCALKEY", "secret"), family=processes.new_family())
+    server = S3Server(tmp_path / "s3", Credentials("LOCALKEY", "secret"))
     server.make_bucket("finetune")
     async with server:
         first = server.endpoint
@@ -69,11 +68,20 @@ def test_impossible_buckets_are_refused(tmp_path: Path, name: str) -> None:
 
 
 async def test_taken_port_is_told(tmp_path: Path) -> None:
-    async with S3Server(tmp_path / "a", Credentials("LOCALKEY", "secret"), family=processes.new_family()) as server:
+    async with S3Server(tmp_path / "a", Credentials("LOCALKEY", "secret")) as server:
         port = int(server.endpoint.rpartition(":")[2])
-        other = S3Server(tmp_path / "b", Credentials("LOCALKEY", "x"), port=port, family=processes.new_family())
+        other = S3Server(tmp_path / "b", Credentials("LOCALKEY", "x"), port=port)
         with pytest.raises(ChildError, match=r"port \d+ of 127.0.0.1 is taken"):
             await other.start()
+
+
+async def test_a_server_that_stops_leaves_others_alone(tmp_path: Path) -> None:
+    """A test's server that stopped once took along that of a benchmark, which ran beside it on the same machine."""
+    async with S3Server(tmp_path / "a", Credentials("LOCALKEY", "secret")) as server:
+        async with S3Server(tmp_path / "b", Credentials("LOCALKEY", "secret")):
+            pass
+        await asyncio.sleep(0.2)
+        assert not server.child.ended
 
 
 @pytest.mark.asyncio(loop_scope="module")

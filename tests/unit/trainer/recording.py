@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,11 +40,12 @@ class Asked:
 
 @dataclass
 class Recorder:
-    """The server's URL, what it was asked, and whether it gives roles."""
+    """The server's URL, what it was asked, whether it gives roles, and how many bytes were put to each path."""
 
     url: str
     asked: list[Asked] = field(default_factory=list)
     refuses: bool = False
+    sizes: Counter[str] = field(default_factory=Counter)
 
     def of(self, action: str) -> list[Asked]:
         """The requests for roles of this kind."""
@@ -77,14 +79,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "POST":
             self._send(200, '<CompleteMultipartUploadResult><ETag>"e"</ETag></CompleteMultipartUploadResult>')
         else:
-            self._send(200, "")
+            recorder.sizes[parts.path] += len(body) if self.command == "PUT" else 0
+            self._send(200, "", recorder.sizes[parts.path] if self.command == "HEAD" else 0)
 
     do_PUT = do_POST = do_GET = do_HEAD = _answer  # noqa: N815
 
-    def _send(self, status: int, text: str) -> None:
+    def _send(self, status: int, text: str, size: int = 0) -> None:
         self.send_response(status)
         self.send_header("ETag", '"e"')
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(size or len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
 

@@ -51,6 +51,15 @@ def test_a_bound_itself_is_enough(kind: str, value: float, met: bool) -> None:
     assert [item.metric.name for item in missed(judgements)] == ([] if met else ["m"])
 
 
+def test_a_bound_that_floats_miss_by_a_hair_is_met() -> None:
+    """0.1 + 0.2 is 0.30000000000000004: 60 right of 200 are 20 points more than 20."""
+    metric = {"name": "m", "type": "accuracy", "goal": {"type": "min-improvement", "value": 0.2}}
+    evaluator = Evaluator.model_validate({"name": "e", "metrics": [metric]})
+    found = {"m": Measured("accuracy", 60 / 200, {})}
+    assert judge(evaluator, found, {"m": 20 / 200})["m"].met
+    assert not judge(evaluator, {"m": Measured("accuracy", 59 / 200, {})}, {"m": 20 / 200})["m"].met
+
+
 def test_an_infinite_figure_meets_no_goal() -> None:
     metric = {"name": "m", "type": "perplexity", "goal": {"type": "threshold", "value": 1e15}}
     evaluator = Evaluator.model_validate({"name": "e", "metrics": [metric]})

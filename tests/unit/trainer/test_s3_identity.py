@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,9 @@ import pytest
 
 from finetune_api.stage import ExitCode, Reason
 from finetune_api.storage import Storage
-from finetune_trainer import s3_sending, s3_wire
+from finetune_trainer import s3_identity, s3_sending, s3_wire
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.s3 import QUICK, Handed, S3Objects, connect
+from finetune_trainer.s3 import QUICK, Handed, Patience, S3Objects, connect
 from finetune_trainer.s3_errors import Place
 
 from .recording import TLS, Recorder, recording
@@ -124,6 +128,85 @@ def test_a_role_is_taken_with_a_web_identity(server: Recorder, tmp_path: Path) -
     put({"endpoint": server.url, **storage}, token(tmp_path))
     assert server.of("AssumeRole")[0].key_id == "WEB"
     assert server.puts[0].key_id == "ROLE"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("storage", "by"),
+    [({"webIdentity": {}}, token), ({"assumeRole": {"roleArn": "arn:aws:iam::123456789012:role/other"}}, None)],
+)
+def test_sts_is_waited_for_no_longer_than_the_store(
+    server: Recorder, tmp_path: Path, storage: dict[str, Any], by: Callable[[Path], Handed] | None
+) -> None:
+    """botocore's own timeouts are a minute for each of five attempts."""
+    handed = by(tmp_path) if by else secret(tmp_path / "s")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        sts = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = Storage.model_validate({"uri": URI, "endpoint": server.url, "stsEndpoint": sts, **storage})
+        hasty = Patience(attempts=2, connect_seconds=1, read_seconds=0.3, seconds=0)
+        started = time.monotonic()
+        with pytest.raises(StageFailure) as caught:
+            connect(found, handed, hasty).objects(Place("p", URI, Reason.BUCKET_NOT_FOUND)).write("x", b"{}")
+    assert time.monotonic() - started < 10
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    assert (caught.value.problems[0].path, caught.value.problems[0].value) == ("spec.storage.stsEndpoint", sts)
+
+
+def test_nobody_is_asked_for_keys_before_they_are_needed(
+    server: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source of a role's keys is the pod's own chain here, whose last links ask the node's metadata service."""
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/keys")
+    found = objects(
+        {"endpoint": server.url, "assumeRole": {"roleArn": "arn:aws:iam::123456789012:role/other"}}, Handed()
+    )
+    assert server.asked == []
+    with pytest.raises(StageFailure):
+        found.write("x", b"{}")
+    assert [item.path for item in server.asked][:1] == ["/keys"]
+
+
+def test_keys_with_a_session_token_are_read_again_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = s3_identity.read_keys
+    monkeypatch.setattr(s3_identity, "read_keys", lambda *said: reads.append(said[1]) or read(*said))
+    handed = secret(tmp_path / "s", AWS_SESSION_TOKEN="first")
+    session = s3_identity.open_session(Storage(uri=URI), handed, QUICK)
+    credentials = session.get_credentials()
+    now = credentials._time_fetcher()
+    for seconds in (0, 30, 50, 70, 80, 125, 190):
+        credentials._time_fetcher = lambda seconds=seconds: now + timedelta(seconds=seconds)
+        # The keys that are read are said to hold from now on, by this machine's clock.
+        monkeypatch.setattr(s3_identity, "_REREAD_SECONDS", 16 * 60 + seconds)
+        credentials.get_frozen_credentials()
+    # At the start for `open_session` and for the first request, then at 70, and after more than a minute each.
+    assert len(reads) == 1 + 1 + 2
+
+
+def test_a_secret_that_is_renewed_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet changes a link's target between two reads: the key of one pair goes with no other's secret."""
+    for name in ("one", "two"):
+        secret(tmp_path / name, AWS_ACCESS_KEY_ID=f"ID-{name}", AWS_SECRET_ACCESS_KEY=f"secret-{name}")
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    (mount / "..data").symlink_to("../one")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        (mount / name).symlink_to(f"..data/{name}")
+    read = Path.read_text
+
+    def renewed(path: Path, **named: Any) -> str:
+        found = read(path, **named)
+        (mount / "..data").unlink()
+        (mount / "..data").symlink_to("../two")
+        return found
+
+    monkeypatch.setattr(Path, "read_text", renewed)
+    keys = s3_identity.read_keys(Storage(uri=URI), mount)
+    assert (keys["access_key"], keys["secret_key"]) == ("ID-one", "secret-one")
 
 
 @pytest.mark.timeout(20)

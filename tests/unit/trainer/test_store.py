@@ -90,6 +90,22 @@ def test_what_is_sent_comes_back(store, tmp_path):
     assert (tmp_path / "back/deep/empty.txt").read_bytes() == b""
 
 
+def test_names_of_folders(store, meddler):
+    for path in ("stages/k/two/deep/file", "stages/k/one/file", "stages/k/manifest.json", "stages/other/one/file"):
+        meddler.put(path, b"x")
+    assert store._objects.folders("stages/k/") == ["one", "two"]
+    assert store._objects.folders("stages/none/") == []
+
+
+def test_what_was_sent_is_not_listed(store, tmp_path, monkeypatch):
+    """A server that reads every object which it lists, as rclone does, took a third of the time for that."""
+    listed = []
+    listing = store._objects.list
+    monkeypatch.setattr(store._objects, "list", lambda prefix: listed.extend(listing(prefix)) or listing(prefix))
+    publish(store, make_output(tmp_path / "out"))
+    assert listed == []
+
+
 def test_no_manifest_is_no_artifact(store, tmp_path):
     store.upload(KEY, "one", make_output(tmp_path / "out"))
     assert store.read_manifest(KEY) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import ProtocolError
 
+from finetune_api.stage import ExitCode, Reason
 from finetune_trainer import s3_fetching, s3_sending, s3_wire
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.report import Reporter
@@ -133,6 +135,121 @@ def test_only_so_many_parts_are_in_memory(objects: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr(s3_sending.Sending, "_submit", counted)
     objects.upload(files(tmp_path, 60 << 20))
     assert 1 < most[0] <= HELD_PARTS + 1
+
+
+def test_large_parts_take_the_room_of_several(objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of more than 80 GiB have larger parts; what is held of them at a time is the same."""
+    monkeypatch.setattr(s3_wire, "_MOST_PARTS", 15)
+    put, lock = objects._wire.client.upload_part, threading.Lock()
+    held, most = [0], [0]
+
+    def counted(**request: Any) -> Any:
+        with lock:
+            held[0] += len(request["Body"])
+            most[0] = max(most[0], held[0])
+        try:
+            return put(**request)
+        finally:
+            with lock:
+                held[0] -= len(request["Body"])
+
+    monkeypatch.setattr(objects._wire.client, "upload_part", counted)
+    sent = files(tmp_path, 60 << 20, 3 << 20)
+    objects.upload(sent)
+    assert 4 << 20 <= most[0] <= HELD_PARTS << 20
+    assert objects.hashes(["key-0"])["key-0"].size == 60 << 20
+
+
+def test_what_was_completed_is_found_though_the_answer_was_lost(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = files(tmp_path, 3 << 20)
+    complete = objects._wire.client.complete_multipart_upload
+
+    def lost(**request: Any) -> Any:
+        complete(**request)
+        raise client_error(404, "NoSuchUpload")
+
+    monkeypatch.setattr(objects._wire.client, "complete_multipart_upload", lost)
+    assert objects.upload(sent) == objects.hashes(["key-0"])
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_an_older_object_is_not_taken_for_what_was_sent(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """The upload is gone, as after a bucket's rule took it away, and another object of that size is there."""
+    if older:
+        (tmp_path / "older").write_bytes(b"o" * (3 << 20))
+        objects.upload({"key-0": tmp_path / "older"})
+
+    def gone(**_: Any) -> Any:
+        raise client_error(404, "NoSuchUpload")
+
+    monkeypatch.setattr(objects._wire.client, "complete_multipart_upload", gone)
+    with pytest.raises(StageFailure, match=r"lost an upload \(NoSuchUpload\).*key-0") as caught:
+        objects.upload(files(tmp_path, 3 << 20))
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.STORE_UNAVAILABLE, ExitCode.INFRASTRUCTURE)
+
+
+@pytest.mark.parametrize(("there", "shown"), [(2 << 20, str(2 << 20)), (0, "no such object")])
+def test_what_the_store_then_shows_is_looked_at(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, shown: str
+) -> None:
+    if there:
+        objects.upload(files(tmp_path, there))
+    monkeypatch.setattr(objects._wire.client, "complete_multipart_upload", lambda **_: {})
+    with pytest.raises(StageFailure, match=f"key-0: {3 << 20} bytes were sent, the store shows {shown}") as caught:
+        objects.upload(files(tmp_path, 3 << 20))
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+
+
+def test_a_file_is_completed_while_the_next_one_is_sent(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that put the parts together only then take long for it; nobody else waits meanwhile."""
+    complete, put, second = objects._wire.client.complete_multipart_upload, objects._wire.client.upload_part, []
+
+    def waiting(**request: Any) -> Any:
+        if request["Key"].endswith("key-0"):
+            assert arrived.wait(10)
+        return complete(**request)
+
+    def counted(**request: Any) -> Any:
+        answer = put(**request)
+        if request["Key"].endswith("key-1"):
+            second.append(request["PartNumber"])
+            if len(second) == 20:
+                arrived.set()
+        return answer
+
+    arrived = threading.Event()
+    monkeypatch.setattr(objects._wire.client, "complete_multipart_upload", waiting)
+    monkeypatch.setattr(objects._wire.client, "upload_part", counted)
+    objects.upload(files(tmp_path, 3 << 20, 20 << 20))
+    assert len(second) == 20
+
+
+def test_only_so_many_files_are_open(objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model or data set of thousands of files would meet the limit of a process's open files."""
+    sent = files(tmp_path, *[5000] * 60, 7 << 20, 10 << 20)
+    objects.upload(sent)
+    opened, most = set(), [0]
+    really_open, really_close = os.open, os.close
+
+    def counted(path: Any, *more: Any, **named: Any) -> int:
+        found = really_open(path, *more, **named)
+        if "back" in str(path):
+            opened.add(found)
+            most[0] = max(most[0], len(opened))
+        return found
+
+    monkeypatch.setattr(s3_fetching.os, "open", counted)
+    monkeypatch.setattr(s3_fetching.os, "close", lambda file: (opened.discard(file), really_close(file)))
+    objects.download({key: tmp_path / "back" / key for key in sent})
+    assert all((tmp_path / "back" / key).read_bytes() == path.read_bytes() for key, path in sent.items())
+    assert 1 < most[0] <= s3_wire.WORKERS
+    assert not opened
 
 
 def test_a_stream_goes_on_where_it_broke(objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

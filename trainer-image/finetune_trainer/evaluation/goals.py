@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,12 @@ class Judgement:
 
     @property
     def met(self) -> bool:
-        """Whether the value reaches the bound, in the metric's direction."""
+        """Whether the value reaches the bound, in the metric's direction.
+
+        60 of 200 are just 20 points more than 20 of 200, which floats do not know: 0.1 + 0.2 is more than 0.3.
+        """
+        if math.isclose(self.value, self.bound, rel_tol=1e-12):
+            return True
         return self.value >= self.bound if self.metric.higher_is_better else self.value <= self.bound
 
     def __str__(self) -> str:

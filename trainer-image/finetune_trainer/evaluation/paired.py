@@ -37,9 +37,12 @@ def margin(metric: Metric, goal: Goal, found: Measured, source: Measured, tail: 
     about so for a perplexity over some 50 rows or more.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
-    value = sign * (found.value - bound_of(goal, metric.higher_is_better, source.value))
+    bound = bound_of(goal, metric.higher_is_better, source.value)
+    value = sign * (found.value - bound)
     if not math.isfinite(value):
         return Difference(-math.inf, -math.inf, -math.inf)
+    if math.isclose(found.value, bound, rel_tol=1e-12):
+        value = 0.0
     if metric.type == "accuracy":
         low, high = _accuracy_bounds(found.rows[:, 0], source.rows[:, 0], goal, tail)
     else:

@@ -13,10 +13,10 @@ from finetune_trainer.context import PassOutput, Row, StageContext
 from finetune_trainer.data import render
 from finetune_trainer.errors import bad_input
 from finetune_trainer.evaluation.questions import RowReader
-from finetune_trainer.genai import STAND_IN, runnable
+from finetune_trainer.genai import runnable
 from finetune_trainer.onnx_check import check_onnx
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
-from finetune_trainer.onnx_structure import check_structure
+from finetune_trainer.onnx_structure import STAND_IN, check_structure
 from finetune_trainer.reporting.card import NAME as CARD
 from finetune_trainer.reporting.onnx_card import onnx_card
 from finetune_trainer.tokenizer import TextTokenizer, load_tokenizer

@@ -67,6 +67,7 @@ def _quantization(evidence: Evidence) -> dict[str, Any] | None:
             "size": words.size(item["bytes"]),
             "verdict": item["verdict"],
             "chosen": item["name"] == found["chosen"],
+            "met": item.get("met", False),
             "cells": [
                 _tried(kind, item["values"].get(name), item["margins"].get(name)) for name, kind in kinds.items()
             ],
@@ -80,7 +81,7 @@ def _quantization(evidence: Evidence) -> dict[str, Any] | None:
         "confidence": f"{100 * found.get('confidence', 0.975):.1f} %",
         "settings": found.get("settings", 1),
         "rows": " and ".join(f"{count} of {name}" for name, count in found["rows"].items()),
-        "names": list(kinds),
+        "heads": {name: "margin, points" if kind == "accuracy" else "margin" for name, kind in kinds.items()},
         "source": [words.value(kind, found["source"][name]) for name, kind in kinds.items()],
         "tries": tries,
     }

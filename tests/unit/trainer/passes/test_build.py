@@ -20,9 +20,12 @@ from finetune_api.builder import ModelBuilderConfig
 from finetune_api.stage import ExitCode, Reason
 from finetune_trainer import model_builder
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.evaluation import size
+from finetune_trainer.evaluation.model import Subject
 from finetune_trainer.model_builder import extra_options, search_options
 from finetune_trainer.onnx_reference import BUILTIN_TEXTS, Reference
 from finetune_trainer.passes import build
+from finetune_trainer.tokenizer import load_tokenizer
 
 
 def with_model(ran: Any, folder: Path) -> Any:
@@ -206,6 +209,10 @@ def test_a_model_for_a_provider_that_no_pod_has_is_verified_by_structure(for_dml
     assert any("dml" in name for name in config["model"]["decoder"]["session_options"]["provider_options"][0])
     inputs = onnx.load(for_dml.folder / "model.onnx", load_external_data=False).graph.output
     assert inputs[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    own = [path.stat().st_size for path in for_dml.folder.iterdir() if path.is_file()]
+    tokenizer = load_tokenizer(for_dml.folder)
+    found = size.measure(Subject("onnx", None, tokenizer, (for_dml.folder,)))  # type: ignore[arg-type]
+    assert (found.value, found.figures["n"]) == (sum(own), len(own)), "the stand-in is not a part of the model"
     assert figures["perplexity_ratio"] == pytest.approx(1, abs=1e-3), "the stand-in is fp32"
     assert accuracy_of(onnx=for_dml.folder).output.metrics["tone"] >= 0
 

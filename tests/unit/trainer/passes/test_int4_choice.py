@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,13 @@ def test_what_is_sure_comes_first_and_what_is_likeliest_after_it(
     assert figures["sure"] == said["sure"] == (chosen == "sure")
     number = [item.candidate.algo for item in outcomes].index(chosen) + 1
     assert (context.output / "model.onnx").read_text() == f"try-{number}"
+
+
+def test_what_is_said_of_a_try_is_in_its_metrics_unit() -> None:
+    told = replace(MISSED, types={"tone": "accuracy"})
+    assert told.verdict == "tone misses its goal by 2.0 points"
+    assert replace(MISSED, types={"tone": "perplexity"}).verdict == "tone misses its goal by 0.02"
+    assert replace(LUCKY, types={"tone": "accuracy"}).verdict == "tone meets its goal by 2.0 points, which may be luck"
 
 
 def test_an_interval_without_an_end_is_never_sure() -> None:
