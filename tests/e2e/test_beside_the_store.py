@@ -144,12 +144,15 @@ def test_gc_takes_what_no_job_and_no_model_needs(tenant: Tenant) -> None:
     assert {item["what"] for item in done["garbage"]} == {item["what"] for item in dry["garbage"]}
     assert (is_there(lora.key), is_there(kept.key)) == (False, True)
     assert gc()["garbage"] == []
-    verdict = subprocess.run(
-        [*program, "verify", f"{root}/models/{tenant.namespace}/published/1", "--endpoint", endpoint],
-        env={**os.environ, **tenant.place.credentials},
-        capture_output=True,
-        text=True,
-        timeout=60 * PATIENCE,
-        check=False,
-    )
-    assert verdict.returncode == 0, f"{verdict.stdout}{verdict.stderr}"
+    # Nobody but the store knows of the job any more.
+    for command, said in (("verify", "ok  adapter"), ("lineage", "data train")):
+        told = subprocess.run(
+            [*program, command, f"{root}/models/{tenant.namespace}/published/1", "--endpoint", endpoint],
+            env={**os.environ, **tenant.place.credentials, "KUBECONFIG": "/nowhere"},
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
+            check=False,
+        )
+        assert told.returncode == 0, f"{told.stdout}{told.stderr}"
+        assert said in told.stdout

@@ -114,8 +114,7 @@ class Checkpoints:
     def _places(self) -> list[str]:
         """The folders of checkpoints, committed or not, the newest first."""
         root = layout.checkpoints_path(self._key)
-        names = {item.key.removeprefix(root).partition("/")[0] for item in self._objects.list(root)}
-        return [f"{root}{name}" for name in sorted(names, reverse=True)]
+        return [f"{root}{name}" for name in reversed(self._objects.folders(root))]
 
     def _prune(self, newest: str, keep: int) -> None:
         places = self._places()

@@ -24,6 +24,10 @@ _RENDEZVOUS = "FINETUNE_RENDEZVOUS"
 _INDEX = "JOB_COMPLETION_INDEX"
 _TRAINING = ("LoRA", "QLoRA", "DoRA")
 _LOOPBACK = "127.0.0.1"
+# A rank ends with this where all ranks are to be started again, and so often they were: `training.retreat`. It never
+# leaves the pod.
+AGAIN = 80
+TRIES_ENV = "FINETUNE_TRIES"
 
 
 def of_this_pod(variables: Mapping[str, str]) -> list[dict[str, str]]:

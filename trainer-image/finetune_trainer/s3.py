@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 
 from finetune_api.storage import Storage
 from finetune_trainer.objects import MissingObjectError, Moved, ObjectInfo, Transferred
-from finetune_trainer.s3_errors import Place, error_code, failure_of, http_status, unlike_sent
+from finetune_trainer.s3_errors import Place, error_code, failure_of, http_status, is_busy, unlike_sent
 from finetune_trainer.s3_fetching import Fetching, GoneError, hash_objects
 from finetune_trainer.s3_identity import DEFAULT_REGION, Handed, open_session
 from finetune_trainer.s3_retries import BROKEN, QUICK, STEADY, Patience, patiently
@@ -115,6 +115,9 @@ class S3Objects:
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
         for page in self._pages(prefix):
             for item in page.get("Contents", []):
+                if item["Key"].endswith("/"):
+                    # A folder that somebody made in a console; no file can have that name.
+                    continue
                 changed = item["LastModified"].timestamp()
                 key = item["Key"].removeprefix(self._prefix)
                 yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'), changed)
@@ -153,7 +156,8 @@ class S3Objects:
             try:
                 self._wire.call("put_object", **request, IfNoneMatch="*")
             except boto.ClientError as error:
-                if http_status(error) in (409, 412):
+                # Another writer was first. 304: MinIO's word for it, of some years. A 409 that may pass was waited for.
+                if http_status(error) in (304, 409, 412) and not is_busy(error):
                     return
                 if http_status(error) != 501:
                     raise

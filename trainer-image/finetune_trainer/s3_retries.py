@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from finetune_trainer.s3_errors import TRANSIENT_CODES, error_code, http_status
+from finetune_trainer.s3_errors import is_busy
 
 Answer = TypeVar("Answer")
 
@@ -84,6 +84,5 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, boto.SSLError):
         return False
     if isinstance(error, boto.ClientError):
-        # What a server does not know (501) it will not know next time either.
-        return (http_status(error) >= 500 and http_status(error) != 501) or error_code(error) in TRANSIENT_CODES
+        return is_busy(error)
     return isinstance(error, BROKEN)

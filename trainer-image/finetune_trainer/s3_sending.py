@@ -19,6 +19,7 @@ from botocore import exceptions as boto
 
 from finetune_trainer.objects import Moved, Transferred
 from finetune_trainer.s3_errors import error_code, http_status
+from finetune_trainer.s3_retries import BROKEN
 from finetune_trainer.s3_wire import HELD_PARTS, PART, Pool, Wire, md5, part_size
 
 # The metadata that tells which upload made an object.
@@ -182,7 +183,7 @@ class _Upload:
 
     def abort(self) -> None:
         """Frees what the server keeps of it; a server that does not answer keeps it, for `gc` or the bucket's rules."""
-        with contextlib.suppress(boto.ClientError, boto.BotoCoreError):
+        with contextlib.suppress(boto.ClientError, boto.BotoCoreError, *BROKEN):
             self._wire.client.abort_multipart_upload(Bucket=self._wire.bucket, Key=self._key, UploadId=self._id)
 
 

@@ -13,6 +13,7 @@ How the stage's process ended → exit code:
 - SIGKILL: OUT_OF_MEMORY if the kernel's count of out-of-memory kills rose or cannot be read, else INTERNAL;
 - SIGBUS, SIGILL: HARDWARE, since another node may do (a failing disk or memory; a CPU without an instruction);
 - STALLED: a step hung, and the stage's own watch ended it;
+- AGAIN: on one of the ranks a pass did not fit: all are started again, with a smaller one;
 - SIGSEGV and all else: INTERNAL.
 
 A stage that ended without an answer left no evidence either, so the supervisor leaves it: it has the end of what the
@@ -34,7 +35,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.passing_on import PassedOn, Tail
-from finetune_trainer.ranks import of_this_pod, said_by
+from finetune_trainer.ranks import AGAIN, TRIES_ENV, of_this_pod, said_by
 
 if TYPE_CHECKING:
     from finetune_api.stage import StageDocument
@@ -49,6 +50,8 @@ _RANK_LOST = "RankLost"
 _FOLDERS = ("HOME", "TMPDIR", "FINETUNE_SCRATCH")
 # Time to write a result, after another rank has failed.
 _COMPANY_SECONDS = 15.0
+# Passes are halved each time.
+_MOST_STARTS = 32
 _FORWARDED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 # In place of the key that a document which cannot be read does not say.
 _NO_KEY = "0" * 64
@@ -67,16 +70,27 @@ class Supervisor:
 
     def run(self) -> int:
         """Runs the stage to its end, and returns the container's exit code."""
-        for variables in self._variables:
-            # A result from before would be taken for this run's.
-            Path(variables[_RESULT]).write_bytes(b"")
         kills_before = out_of_memory_kills()
         for number in _FORWARDED:
             signal.signal(number, self._forward)
+        for tries in range(_MOST_STARTS):
+            self._run_once(tries)
+            place = self._first_failed() or 0
+            if self._received or self._ended[place] != AGAIN:
+                break
+        return self._answer(place, kills_before)
+
+    def _run_once(self, tries: int) -> None:
+        """Starts the stage's processes and waits for them, which were started so often before."""
+        self._ended.clear()
+        for variables in self._variables:
+            # A result from before would be taken for this run's.
+            Path(variables[_RESULT]).write_bytes(b"")
         passed_on = [PassedOn(stream.fileno(), self._tail, _FORWARDED) for stream in (sys.stdout, sys.stderr)]
         actions = [(os.POSIX_SPAWN_DUP2, item.writer, number) for number, item in enumerate(passed_on, start=1)]
         for place, variables in enumerate(self._variables):
-            process = os.posix_spawn(self._command[0], self._command, dict(variables), file_actions=actions)
+            own = {**variables, **({TRIES_ENV: str(tries)} if tries else {})}
+            process = os.posix_spawn(self._command[0], self._command, own, file_actions=actions)
             self._running[process] = place
         for item in passed_on:
             item.close()
@@ -85,7 +99,6 @@ class Supervisor:
         self._reap()
         for item in passed_on:
             item.finish()
-        return self._answer(self._first_failed() or 0, kills_before)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._received.append(number)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.ranks import of_this_pod
+from finetune_trainer.ranks import AGAIN, TRIES_ENV, of_this_pod
 from finetune_trainer.supervisor import Supervisor
 
 STAGE = json.dumps({"type": "QLoRA"})
@@ -80,6 +80,10 @@ def supervised(folder: Path, *programs: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads((folder / "result").read_bytes())
 
 
+# A rank that has all started again, twice; and one that loses its company meanwhile.
+THIRD = f"result(ok=True) if os.environ.get('{TRIES_ENV}') == '2' else "
+TWICE = f"{THIRD}time.sleep(0.2) or sys.exit({AGAIN})"
+ONCE_LOST = f"{THIRD}result(ok=False, reason='RankLost') or sys.exit(74)"
 LOST = "time.sleep(0.3); result(ok=False, reason='RankLost'); sys.exit(74)"
 
 
@@ -93,6 +97,9 @@ LOST = "time.sleep(0.3); result(ok=False, reason='RankLost'); sys.exit(74)"
         ([LOST, "os.kill(os.getpid(), signal.SIGBUS)"], 72, "Hardware"),
         ([LOST, LOST], 74, "RankLost"),
         (["time.sleep(60)", "result(ok=False, reason='Stalled'); sys.exit(73)"], 73, "Stalled"),
+        ([TWICE, TWICE], 0, None),
+        ([ONCE_LOST, TWICE], 0, None),
+        ([TWICE, "result(ok=False, reason='OutOfMemory'); sys.exit(71)"], 71, "OutOfMemory"),
     ],
     ids=[
         "good",
@@ -102,6 +109,9 @@ LOST = "time.sleep(0.3); result(ok=False, reason='RankLost'); sys.exit(74)"
         "a signal",
         "a lost pod",
         "hung",
+        "started again",
+        "started again, one lost",
+        "started again no more",
     ],
 )
 def test_the_pod_ends_as_the_process_that_failed(

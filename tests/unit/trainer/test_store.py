@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -229,69 +227,33 @@ def test_an_endpoint_that_nobody_listens_on_is_known_soon(s3, tmp_path):
     assert failure.problems[0].path == "spec.storage.endpoint"
 
 
-class _Scripted(BaseHTTPRequestHandler):
-    """Answers with the statuses in `server.script`, then with 200."""
-
-    # HTTP/1.0 has no answer to boto3's "Expect: 100-continue", which then waits a second.
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.seen.append(self.headers.get("If-None-Match"))  # type: ignore[attr-defined]
-        script = self.server.script  # type: ignore[attr-defined]
-        self.send_response(script.pop(0) if script else 200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_PUT(self) -> None:
-        self._answer()
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+ODD = ["a+b c%2F&é#?=.bin", "~'()!*;,@$.txt", "日本/語.json", '<&>".xml', "deep/.hidden", "two  spaces"]
 
 
-@pytest.fixture
-def scripted() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Scripted)
-    server.script, server.seen = [], []  # type: ignore[attr-defined]
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def test_keys_with_odd_characters(store, tmp_path):
+    """Each is escaped in its own way in a URL, in what is signed, and in the XML of a listing."""
+    for name in ODD:
+        _put_file(tmp_path / "out" / name, name.encode())
+    committed = publish(store, tmp_path / "out")
+    assert sorted(file.path for file in committed.manifest.files) == sorted(ODD)
+    assert store.damage(committed.manifest) == []
+    store.download(committed.manifest, tmp_path / "back")
+    assert all((tmp_path / "back" / name).read_bytes() == name.encode() for name in ODD)
 
 
-def scripted_store(s3, tmp_path, server) -> ArtifactStore:
-    storage = s3.storage("s3://store-test").model_copy(update={"endpoint": f"http://127.0.0.1:{server.server_port}"})
-    return ArtifactStore.on(connect(storage, s3.credentials(tmp_path), QUICK))
+def test_a_folder_that_a_console_made_is_no_object(s3, tmp_path, monkeypatch):
+    uri = f"s3://{s3.bucket('store-test')}/{tmp_path.name}"
+    objects = connect(s3.storage(uri), s3.credentials(tmp_path / "secret"), QUICK).objects(Place("p", uri, None))
+    objects.write("model/config.json", b"{}")
+    pages = objects._pages
 
+    def with_folder(prefix, **more):
+        for page in pages(prefix, **more):
+            folder = {**page["Contents"][0], "Key": f"{tmp_path.name}/model/", "Size": 0}
+            yield {**page, "Contents": [folder, *page["Contents"]]}
 
-def test_a_store_that_answers_5xx_is_asked_again(s3, tmp_path, scripted):
-    scripted.script = [503, 500]
-    scripted_store(s3, tmp_path, scripted).write_document("x", b"{}")
-    assert len(scripted.seen) == 3
-
-
-def test_a_store_that_answers_only_5xx_is_given_up(s3, tmp_path, scripted):
-    scripted.script = [503] * 20
-    failure = failure_of(scripted_store(s3, tmp_path, scripted))
-    assert (failure.reason, failure.exit_code) == (Reason.STORE_UNAVAILABLE, ExitCode.INFRASTRUCTURE)
-    assert len(scripted.seen) == QUICK.attempts
-
-
-def test_a_denied_write_names_the_right(s3, tmp_path, scripted):
-    scripted.script = [403]
-    failure = failure_of(scripted_store(s3, tmp_path, scripted))
-    assert (failure.reason, failure.exit_code) == (Reason.ACCESS_DENIED, ExitCode.BAD_INPUT)
-    assert failure.problems[0].path == "spec.storage.uri"
-
-
-@pytest.mark.parametrize(("statuses", "sent"), [([412], ["*"]), ([409], ["*"]), ([501], ["*", None])])
-def test_conditional_writes(s3, tmp_path, scripted, statuses, sent):
-    scripted.script = statuses
-    storage = s3.storage("s3://store-test").model_copy(update={"endpoint": f"http://127.0.0.1:{scripted.server_port}"})
-    connection = connect(storage, s3.credentials(tmp_path), QUICK)
-    connection.objects(Place("p", "s3://store-test", Reason.BUCKET_NOT_FOUND)).write("x", b"{}", only_new=True)
-    assert scripted.seen == sent
+    monkeypatch.setattr(objects, "_pages", with_folder)
+    assert [item.key for item in objects.list("")] == ["model/config.json"]
 
 
 def test_a_manifest_of_another_namespace_is_refused(tmp_path):

@@ -204,6 +204,21 @@ def test_what_the_store_then_shows_is_looked_at(
     assert caught.value.reason is Reason.STORE_UNAVAILABLE
 
 
+def test_an_abort_that_breaks_too_does_not_hide_why(
+    objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(**_: Any) -> Any:
+        raise client_error(403, "AccessDenied")
+
+    def broken(**_: Any) -> Any:
+        raise ResponseParserError("no XML")
+
+    monkeypatch.setattr(objects._wire.client, "upload_part", denied)
+    monkeypatch.setattr(objects._wire.client, "abort_multipart_upload", broken)
+    with pytest.raises(StageFailure, match=r"does not allow .*AccessDenied.*key-0"):
+        objects.upload(files(tmp_path, 3 << 20))
+
+
 def test_a_file_is_completed_while_the_next_one_is_sent(
     objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

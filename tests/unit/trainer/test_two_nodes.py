@@ -20,7 +20,33 @@ from .world import World
 TRAINING = {"maxSteps": 2, "perDeviceTrainBatchSize": 2}
 
 
-def start(world: World, document: Any, index: int, port: int) -> tuple[subprocess.Popen[str], Path]:
+# A trainer whose second rank is out of memory in the midst of its first pass.
+SHORT = """
+import os, sys
+from finetune_trainer import child
+from finetune_trainer.training import micro_batches
+before = micro_batches._one_pass
+def one_pass(setup, samples):
+    if os.environ["RANK"] == "1" and len(samples) > 1:
+        import torch
+        from transformers.modeling_layers import GradientCheckpointingLayer
+        def refuse(*_):
+            raise torch.OutOfMemoryError("full")
+        *_, layer = (item for item in setup.model.modules() if isinstance(item, GradientCheckpointingLayer))
+        layer.register_forward_pre_hook(refuse)
+    return before(setup, samples)
+micro_batches._one_pass = one_pass
+sys.exit(child.main())
+"""
+SUPERVISED = f"""
+import os, sys
+from finetune_trainer.ranks import of_this_pod
+from finetune_trainer.supervisor import Supervisor
+sys.exit(Supervisor([sys.executable, "-c", {SHORT!r}], *of_this_pod(os.environ)).run())
+"""
+
+
+def start(world: World, document: Any, index: int, port: int, *command: str) -> tuple[subprocess.Popen[str], Path]:
     folder = world.folder / f"pod-{index}"
     folder.mkdir()
     variables = {
@@ -35,16 +61,16 @@ def start(world: World, document: Any, index: int, port: int) -> tuple[subproces
         "JOB_COMPLETION_INDEX": str(index),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "finetune_trainer", "run"]
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), folder
+    words = [sys.executable, *(command or ("-m", "finetune_trainer", "run"))]
+    return subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), folder
 
 
-@pytest.mark.slow
-def test_two_pods_train_one_adapter(world: World) -> None:
-    world.spec["passes"][0]["config"]["trainingArgs"] = TRAINING
+def training(world: World, **config: Any) -> Any:
+    """The document of the job's training, prepared."""
+    world.spec["passes"][0]["config"] |= {"trainingArgs": TRAINING} | config
     pins = world.prepare().prepared.pins
     spec = check(world.spec)[0]
-    document = world.document(
+    return world.document(
         "LoRA",
         "lora",
         "1" * 64,
@@ -53,7 +79,36 @@ def test_two_pods_train_one_adapter(world: World) -> None:
         data=spec.data_configs,
         pins=pins,
     )
-    port = free_port()
+
+
+@pytest.mark.slow
+def test_two_pods_start_again_where_one_has_too_little_memory(world: World) -> None:
+    arguments = TRAINING | {"autoBatchSize": True}
+    document, port = training(world, sharding="fsdp", trainingArgs=arguments), free_port()
+    pods = [start(world, document, index, port, "-c", SUPERVISED) for index in (0, 1)]
+    said = [process.communicate(timeout=300)[0] for process, _ in pods]
+    assert [process.returncode for process, _ in pods] == [0, 0], "\n".join(said)
+    assert "rank 1: a pass of 2 samples does not fit (full); all ranks start again with a smaller pass" in said[1]
+    assert "passes: of 1 samples, since 2 do not fit into memory" in said[0]
+    assert '"step":2' in said[0]
+
+
+@pytest.mark.slow
+def test_two_pods_with_half_the_base_each_go_on_from_an_adapter(world: World) -> None:
+    first = world.run(training(world))
+    world.spec["inputModel"]["adapterPath"] = f"{world.store}/stages/{'1' * 64}/{first.attempt}"
+    document, port = training(world, sharding="fsdp").model_copy(update={"key": "2" * 64}), free_port()
+    pods = [start(world, document, index, port) for index in (0, 1)]
+    said = [process.communicate(timeout=300)[0] for process, _ in pods]
+    assert [process.returncode for process, _ in pods] == [0, 0], "\n".join(said)
+    assert "shared out among 2 processes" in said[0]
+    assert "tokens of train: those that" in said[0], "as prepare kept them"
+    assert StageResult.model_validate_json((pods[0][1] / "result").read_bytes()).metrics["steps"] == 2
+
+
+@pytest.mark.slow
+def test_two_pods_train_one_adapter(world: World) -> None:
+    document, port = training(world), free_port()
     pods = [start(world, document, index, port) for index in (0, 1)]
     said = [process.communicate(timeout=300)[0] for process, _ in pods]
     assert [process.returncode for process, _ in pods] == [0, 0], "\n".join(said)

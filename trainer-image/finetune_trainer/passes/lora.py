@@ -85,7 +85,7 @@ def run(context: StageContext) -> PassOutput:
         add_noise(adapted.get_input_embeddings(), args.neftune_noise_alpha)
     collate = collator(samples.process, tokenizer, device, pin_memory=args.extra().dataloader_pin_memory)
     setup = Setup(adapted, device, precision.autocast, collate, context.world)
-    setup, passes = accelerate(setup, samples, args, report)
+    setup, passes = accelerate(setup, samples, args, report, sharded=sharded)
     optimizer = make_optimizer(args, adapted)
     # One rank reports for all.
     wanted = args if context.world.is_main else args.model_copy(update={"report_to": None})
@@ -110,9 +110,12 @@ def saver(context: StageContext, args: TrainingArgs) -> Saver | None:
 
 
 def accelerate(
-    setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter
+    setup: Setup, samples: Samples, args: TrainingArgs, report: Reporter, *, sharded: bool = False
 ) -> tuple[Setup, micro_batches.Passes]:
-    """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes."""
+    """`setup` as it computes fastest on its device, each choice logged, and how much a forward pass takes.
+
+    `sharded` says that the ranks compute a pass together.
+    """
     lengths = lengths_of(samples.train)
     padded = array("q", (max(setup.collate.length or 0, length) for length in lengths))
     shape = kernels.Samples(padded, parts=samples.process.strategy == "pack")
@@ -130,9 +133,14 @@ def accelerate(
     if chosen.varlen:
         longest = max(chain(lengths, lengths_of(samples.held_out)))
         setup = replace(setup, collate=replace(setup.collate, side_by_side=longest))
+    retreat = None
+    if sharded:
+        from finetune_trainer.training.retreat import Retreat  # noqa: PLC0415  (of several ranks alone)
+
+        retreat = Retreat(os.environ)
     # The pass that measures memory runs before anything is compiled: no other batch is as small as its.
     kernels.apply(setup.model, replace(chosen, compiled=False))
-    passes = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report)
+    passes = micro_batches.fitted(setup, samples.train, args, lambda: recompute(setup.model), report, retreat)
     kernels.apply(setup.model, replace(chosen, fused_loss=False, fused_layers=False))
     return setup, passes.on_all(setup.world)
 

@@ -6,10 +6,13 @@ gradient is the same sum. A GPU that is given 2,048 tokens at a time idles half 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,7 +22,10 @@ from finetune_trainer.memory import free_gpu_memory
 from finetune_trainer.report import Reporter
 from finetune_trainer.training.meter import peak_memory
 from finetune_trainer.training.setup import Setup
-from finetune_trainer.training.world import World
+from finetune_trainer.training.world import Alone, World
+
+if TYPE_CHECKING:
+    from finetune_trainer.training.retreat import Retreat  # of several ranks alone
 
 Parts = Sequence[Sequence[int]]
 # More tokens in a forward pass were measured to gain less than half a point of the GPU's limit.
@@ -123,38 +129,41 @@ def split_up(runs: Sequence[tuple[int, ...]], number: int) -> Parts:
 
 
 def fitted(
-    setup: Setup, samples: Sequence[Tokens], args: TrainingArgs, recompute: Callable[[], None], report: Reporter
+    setup: Setup,
+    samples: Sequence[Tokens],
+    args: TrainingArgs,
+    recompute: Callable[[], None],
+    report: Reporter,
+    retreat: Retreat | None = None,
 ) -> Passes:
     """What a forward pass takes; `args.per_device_train_batch_size` samples on a CPU.
 
     Does one forward and backward pass over the longest samples, and logs its peak: memory that is too small shows
-    before anything is learned. On a GPU where it does not fit, passes get smaller (autoBatchSize) and then
-    activations are computed again (`recompute`, unless gradientCheckpointing decides it); where it fits, a step's
-    equal samples are joined, and any that lie side by side. Raises torch's OutOfMemoryError where neither helps.
+    before anything is learned. Where it does not fit, passes get smaller (autoBatchSize) and then activations are
+    computed again (`recompute`, unless gradientCheckpointing decides it), on all ranks alike; with `retreat`, for a
+    model that ranks compute together, by starting them again. Where it fits a GPU, a step's equal samples are joined,
+    and any that lie side by side. Raises torch's OutOfMemoryError where neither helps.
     """
     planned = args.per_device_train_batch_size
     lengths = lengths_of(samples)
     longest = [samples[index] for index in nlargest(planned, range(len(samples)), key=lengths.__getitem__)]
-    if setup.device.type != "cuda":
-        _one_pass(setup, longest)
-        peak = peak_memory(setup.device) / 2**20
-        report.log(
-            f"a forward and backward pass over the longest {len(longest)} samples: at most {peak:.0f} MiB so far"
-        )
-        return Passes(planned)
-    free = free_memory(setup)
-    fit = settle(args, lambda size: _require(_bytes_of_one_pass(setup, longest[:size]), free), recompute)
+    on_gpu = setup.device.type == "cuda"
+    free = free_memory(setup) if on_gpu else sys.maxsize
+    one_pass = _bytes_of_one_pass if on_gpu else _one_pass
+    with retreat.watching() if retreat else nullcontext():
+        fit = settle(args, lambda size: one_pass(setup, longest[:size]), recompute, free, setup.world, retreat)
     tokens = setup.collate.tokens(longest[: fit.size])
-    report.log(
-        f"a forward and backward pass over the longest {fit.size} samples, {tokens} tokens, takes "
-        f"{fit.taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
-    )
+    if on_gpu:
+        taken = f"{tokens} tokens, takes {fit.taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
+    else:
+        taken = f"{tokens} tokens: at most {peak_memory(setup.device) / 2**20:.0f} MiB so far"
+    report.log(f"a forward and backward pass over the longest {min(fit.size, len(longest))} samples, {taken}")
     if fit.size < planned:
         report.log(f"passes: of {fit.size} samples, since {planned} do not fit into memory")
     if fit.recomputing:
         report.log("activations: computed again in the backward pass, since memory asks for it")
     by_samples = setup.collate.side_by_side is None
-    if not args.auto_batch_size or (by_samples and fit.size < planned):
+    if not on_gpu or not args.auto_batch_size or (by_samples and fit.size < planned):
         return Passes(fit.size)
     return joined(setup, lengths, args, Fill(tokens, fit.taken, free), report)
 
@@ -174,21 +183,49 @@ def joined(setup: Setup, lengths: Sequence[int], args: TrainingArgs, fill: Fill,
     return Passes(planned * together)
 
 
-def settle(args: TrainingArgs, measure: Callable[[int], int], recompute: Callable[[], None]) -> Fit:
-    """The first way of a forward pass that `measure`, given samples per pass, finds to fit; it raises where not."""
-    size, recomputing = args.per_device_train_batch_size, False
-    while True:
-        try:
-            return Fit(size, measure(size), recomputing)
-        except torch.OutOfMemoryError:
-            smaller = args.auto_batch_size and size > 1
-            if not smaller and (recomputing or args.gradient_checkpointing is not None):
-                raise
-        if smaller:
-            size = (size + 1) // 2
-        else:
+def ways(args: TrainingArgs) -> Iterator[tuple[int, bool]]:
+    """How a forward pass may be done, one after the other: of so many samples, computing activations again or not."""
+    size = args.per_device_train_batch_size
+    yield size, False
+    while args.auto_batch_size and size > 1:
+        size = (size + 1) // 2
+        yield size, False
+    if args.gradient_checkpointing is None:
+        yield size, True
+
+
+def settle(
+    args: TrainingArgs,
+    measure: Callable[[int], int],
+    recompute: Callable[[], None],
+    free: int = sys.maxsize,
+    world: World | None = None,
+    retreat: Retreat | None = None,
+) -> Fit:
+    """The first of `ways` that takes at most `free` bytes on all ranks, by what `measure` says of so many samples.
+
+    All ranks come to the same: each tells the others how it went, or, where they compute a pass together and one had to
+    leave it, all `retreat`; they begin with the next way then. Raises OutOfMemoryError on all where no way fits.
+    """
+    world, found = world or Alone(), list(ways(args))
+    first = min(retreat.tries, len(found) - 1) if retreat else 0
+    for number, (size, recomputing) in enumerate(found[first:], first + 1):
+        if recomputing:
             recompute()
-            recomputing = True
+        taken, said = 0, ""
+        try:
+            taken = measure(size)
+        except torch.OutOfMemoryError as error:
+            said = str(error) or "out of memory"  # the error itself would hold the pass's tensors
+            if retreat and number == len(found):
+                raise
+        if said and retreat:
+            retreat.now(f"a pass of {size} samples does not fit ({said})")
+        if not world.any(bool(said) or taken > free):
+            return Fit(size, taken, recomputing)
+    if taken > free:
+        said = f"a pass takes {taken} bytes, and {free} are left beside the optimizer's state"
+    raise torch.OutOfMemoryError(said or "a pass does not fit on another rank")
 
 
 def passes_together(passes: int, fill: Fill) -> int:
@@ -203,12 +240,6 @@ def free_memory(setup: Setup) -> int:
     return free_gpu_memory(setup.device) - optimizer
 
 
-def _require(taken: int, free: int) -> int:
-    if taken > free:
-        raise torch.OutOfMemoryError(f"a pass takes {taken} bytes, and {free} are left beside the optimizer's state")
-    return taken
-
-
 def _bytes_of_one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
     """Peak memory of a pass over `samples` beyond what was held before it."""
     torch.cuda.empty_cache()
@@ -220,8 +251,8 @@ def _bytes_of_one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
     return int(taken)
 
 
-def _one_pass(setup: Setup, samples: Sequence[Tokens]) -> None:
-    """Forward and backward over `samples`; random state and gradients are as before."""
+def _one_pass(setup: Setup, samples: Sequence[Tokens]) -> int:
+    """Forward and backward over `samples`; random state and gradients are as before. What it takes is not known: 0."""
     setup.model.train()
     try:
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
@@ -230,3 +261,4 @@ def _one_pass(setup: Setup, samples: Sequence[Tokens]) -> None:
     finally:
         for parameter in setup.trained():
             parameter.grad = None
+    return 0

@@ -25,6 +25,32 @@ def free_port() -> int:
 
 def together(part: Callable[[World], Any], folder: Path, size: int = 2) -> list[Any]:
     """What `part` returns on each of `size` ranks. Raises AssertionError with the stack of a rank that failed."""
+    lines, processes = _started(part, folder, size)
+    try:
+        found = [line.recv() if line.poll(_SECONDS) else AssertionError("no answer") for line in lines]
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+    for item in found:
+        if isinstance(item, AssertionError):
+            raise item
+    return found
+
+
+def endings(part: Callable[[World], Any], folder: Path, size: int = 2) -> list[int | None]:
+    """The exit codes of `size` ranks that do `part`; None for one that had to be killed."""
+    _, processes = _started(part, folder, size)
+    for process in processes:
+        process.join(_SECONDS)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def _started(part: Callable[[World], Any], folder: Path, size: int) -> tuple[list[Any], list[Any]]:
+    """What each rank will send, and its process."""
     port = str(free_port())
     lines = [_CONTEXT.Pipe(duplex=False) for _ in range(size)]
     processes = []
@@ -40,16 +66,7 @@ def together(part: Callable[[World], Any], folder: Path, size: int = 2) -> list[
         process = _CONTEXT.Process(target=_rank, args=(part, variables, answer))
         process.start()
         processes.append(process)
-    try:
-        found = [line.recv() if line.poll(_SECONDS) else AssertionError("no answer") for line, _ in lines]
-    finally:
-        for process in processes:
-            process.join(5)
-            process.kill()
-    for item in found:
-        if isinstance(item, AssertionError):
-            raise item
-    return found
+    return [line for line, _ in lines], processes
 
 
 def _rank(part: Callable[[World], Any], variables: dict[str, str], answer: Any) -> None:
