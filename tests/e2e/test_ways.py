@@ -13,7 +13,7 @@ from finetune_cli import results
 
 from .. import recompute
 from .api import PATIENCE
-from .jobs import BUILD, MERGE, STEPS, Tenant, data, training
+from .jobs import BUILD, MERGE, STEPS, Tenant, training
 
 ALL = ["prepare", "evaluate-input", "lora", "merge", "builder", "evaluate-builder", "publish"]
 
@@ -37,15 +37,7 @@ def answered_alone(folder: Path, phrases: list[str]) -> list[str]:
 
 
 def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
-    metric = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
-    job = tenant.job(
-        "whole",
-        [training(), MERGE, BUILD],
-        dataConfigs=[data("train", tenant.inputs.train), data("test", tenant.inputs.test)],
-        evaluators=[{"name": "tones", "metrics": [metric]}],
-        engine={"host": "small", "evaluator": "tones"},
-    )
-    status = tenant.succeeded(tenant.apply(job))
+    status = tenant.succeeded(tenant.apply(tenant.whole_job("whole")))
 
     assert [stage.name for stage in status.stages] == ALL
     assert {stage.state for stage in status.stages} == {"Succeeded"}

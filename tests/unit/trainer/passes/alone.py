@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -14,20 +13,9 @@ from finetune_trainer.training.setup import Setup
 
 from ..letters import Letters
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
-
 
 def texts() -> list[str]:
-    """Twelve texts of 2 to 19 letters of `SHAPE`'s vocabulary."""
+    """Twelve texts of 2 to 19 letters of a vocabulary of 128."""
     rng = random.Random(1)
     return ["".join(chr(rng.randrange(3, 128)) for _ in range(rng.randrange(2, 20))) for _ in range(12)]
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3C
 from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.loop import Setup
 
-from .alone import SHAPE, samples_of, texts, total_loss
+from .alone import samples_of, texts, total_loss
+from .shapes import SHAPE
 
 CONFIGS = {
     "phi3": Phi3Config(**SHAPE, sliding_window=None),

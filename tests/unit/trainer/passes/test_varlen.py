@@ -34,7 +34,8 @@ from finetune_trainer.training.micro_batches import ENOUGH_TOKENS, Fill, Passes,
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.world import Alone
 
-from .alone import SHAPE, samples_of, total_loss
+from .alone import samples_of, total_loss
+from .shapes import SHAPE
 
 CONFIGS = {
     "phi3": Phi3Config(**SHAPE, sliding_window=None),
