@@ -36,19 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
 async def _run(settings: Settings) -> int:
     """Run until a signal, or until another replica leads; that is exit code 1, so that the pod is started anew."""
     registry = kopf.OperatorRegistry()
-    lost_leadership = asyncio.Event()
-    Controller(settings, lost_leadership).register(registry)
+    end = asyncio.Event()
+    controller = Controller(settings, end)
+    controller.register(registry)
     await kopf.operator(
         registry=registry,
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=list(settings.namespaces),
-        stop_flag=lost_leadership,
+        stop_flag=end,
         # Unless it is told, kopf asks the system for the user's name: in an image, and where a cluster chooses the
         # user, there is none, and the operator would not start.
         identity=os.environ.get("POD_NAME") or socket.gethostname(),  # type: ignore[arg-type]  # kopf's own kind of str
     )
-    return 1 if lost_leadership.is_set() else 0
+    return 1 if controller.lost_leadership else 0
 
 
 if __name__ == "__main__":

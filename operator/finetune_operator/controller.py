@@ -49,11 +49,12 @@ NEWS_AFTER = 0.5
 
 
 class Controller:
-    """One operator process. It sets `lost_leadership` when it must act no more."""
+    """One operator process, which `end` ends: set when another one leads, and once this one has stopped."""
 
-    def __init__(self, settings: Settings, lost_leadership: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, end: asyncio.Event) -> None:
         self.settings = settings
-        self._lost_leadership = lost_leadership
+        self.lost_leadership = False
+        self._end = end
         self.kube: Kube
         self.workloads: Workloads
         self.queue: WorkQueue[Key] = WorkQueue(self.work, workers=settings.workers, may_pass=may_pass)
@@ -99,7 +100,7 @@ class Controller:
             self.metrics.watch_jobs(self._phases)
             self.metrics.serve(self.settings.metrics_port)
         if self.settings.lease:
-            self._spawn(lead(self.kube.api, self.settings, self._begin, self._lost_leadership.set), "election")
+            self._spawn(lead(self.kube.api, self.settings, self._begin, self._lose), "election")
         else:
             self._begin()
 
@@ -117,6 +118,11 @@ class Controller:
         self.queue.start()
         await self._poller.run(self.kube)
 
+    def _lose(self) -> None:
+        """Another one leads: act no more."""
+        self.lost_leadership = True
+        self._end.set()
+
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_log_failure)
@@ -130,6 +136,8 @@ class Controller:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._probes.close()
         await self.kube.close()
+        # kopf has a task that waits for this, leaves it behind, and waits five seconds for it.
+        self._end.set()
 
     async def on_finetune_job(
         self, body: kopf.Body, namespace: str | None, name: str, type: str | None, **_: Any

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest
 from finetune_api.crd import crd
 from finetune_api.policy_crd import policy_crd
 
-from .api import CRDS, FINETUNE_POLICIES, GROUP_PATH, NAMESPACES, PATIENCE, SECRETS, Body, wait_for
+from .api import FINETUNE_POLICIES, NAMESPACES, PATIENCE, SECRETS, Body
+from .definitions import defined, undefine
 from .jobs import Inputs, Tenant
 from .places import SECRET, Operator, Place, is_installed, place
 
@@ -42,40 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A cluster that knows FinetuneJobs and FinetunePolicies; the definitions that it had to be given go again."""
     with place(tmp_path_factory.mktemp("cluster")) as found:
-        made = [definition for definition in (crd(), policy_crd()) if _defined(found, definition)]
+        # A cluster that is kept may have them of another day; where an operator is installed, they are its chart's.
+        renew = not found.local and not is_installed()
+        made = [definition for definition in (crd(), policy_crd()) if defined(found.api, definition, renew=renew)]
         yield found
         # Other workers of the same run may be at work with them still.
         if made and not found.local and "PYTEST_XDIST_WORKER" not in os.environ:
-            _undefine(found, made)
-
-
-def _defined(found: Place, definition: Body) -> bool:
-    """See to it that the cluster has a definition; whether it was not there."""
-    # A cluster that is kept may have it of another day; where an operator is installed, it is its chart's.
-    made = found.api.ensure(CRDS, definition, renew=not found.local and not is_installed())
-    path = f"{CRDS}/{definition['metadata']['name']}"
-    wait_for(f"{path} to be established", lambda: _established(found, path), 30)
-    return made
-
-
-def _undefine(found: Place, made: list[Body]) -> None:
-    """Take definitions of the tests' own away: Helm would not install over what is not its own.
-
-    With them would go whatever there is of their kind: they stay where somebody else has some by now.
-    """
-    with contextlib.suppress(AssertionError):
-        wait_for("the tests' jobs to be gone", lambda: not found.api.get(f"{GROUP_PATH}/finetunejobs")["items"], 20)
-    for definition in made:
-        names = definition["spec"]["names"]
-        if found.api.get(f"{GROUP_PATH}/{names['plural']}")["items"]:
-            warnings.warn(f"the CRD of {names['plural']} is kept: the cluster has some that are not ours", stacklevel=1)
-        else:
-            found.api.delete(f"{CRDS}/{definition['metadata']['name']}")
-
-
-def _established(found: Place, path: str) -> bool:
-    conditions = found.api.get(path).get("status", {}).get("conditions", [])
-    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+            undefine(found.api, made)
 
 
 @pytest.fixture(scope="session")

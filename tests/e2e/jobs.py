@@ -62,6 +62,10 @@ MERGE: Body = {"name": "merge", "type": "MergeAdapterWeights"}
 BUILD: Body = {"name": "builder", "type": "ModelBuilder", "config": {"precision": "int4", "minTop1Agreement": 0.7}}
 
 
+# Asked of the few test rows.
+METRIC: Body = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
+
+
 @dataclass(frozen=True)
 class Tenant:
     """A namespace with the storage's Secret, and the inputs."""
@@ -98,6 +102,16 @@ class Tenant:
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": {**parts, **spec},
         }
+
+    def whole_job(self, name: str) -> Body:
+        """The emotion example as the tests have it: LoRA, merge, int4, and both models asked."""
+        return self.job(
+            name,
+            [training(), MERGE, BUILD],
+            dataConfigs=[data("train", self.inputs.train), data("test", self.inputs.test)],
+            evaluators=[{"name": "tones", "metrics": [METRIC]}],
+            engine={"host": "small", "evaluator": "tones"},
+        )
 
     def path(self, collection: str, name: str = "") -> str:
         """The address of a collection, or of an object of it, in this namespace."""

@@ -15,7 +15,7 @@ import pytest
 
 from finetune_cli.yamltext import documents
 
-from .api import PATIENCE
+from .api import FINETUNE_JOBS, PATIENCE
 from .jobs import MERGE, STEPS, Tenant, training
 
 
@@ -47,6 +47,10 @@ def finetune(tenant: Tenant) -> Finetune:
 @pytest.mark.slow
 def test_every_command_on_one_job(tenant: Tenant, finetune: Finetune, tmp_path: Path) -> None:
     tenant.apply(tenant.job("tones", [training(), MERGE], suspend=True))
+    assert "has published nothing yet" in finetune("download", "tones", code=2)
+    missing = finetune("status", "missing", code=2)
+    assert "there is no FinetuneJob missing" in missing
+    assert "there: tones" in missing
     assert "tones: goes on" in finetune("resume", "tones")
     watched = finetune("watch", "tones")
     assert "lora" in watched
@@ -86,18 +90,5 @@ def test_suspend_stops_the_pods_and_retry_runs_again(tenant: Tenant, finetune: F
     tenant.succeeded("often")
     assert "often: runs again" in finetune("retry", "often", "--run-id", "second")
     assert "Reused" in finetune("watch", "often")
-    assert (
-        tenant.place.api.get(tenant.path("/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs", "often"))[
-            "spec"
-        ]["runId"]
-        == "second"
-    )
+    assert tenant.place.api.get(tenant.path(FINETUNE_JOBS, "often"))["spec"]["runId"] == "second"
     assert "often: suspended" in finetune("suspend", "often")
-
-
-@pytest.mark.slow
-def test_what_is_not_there_is_said_with_what_is(tenant: Tenant, finetune: Finetune) -> None:
-    tenant.apply(tenant.job("there", [training(steps=5)], suspend=True))
-    assert "there is no FinetuneJob missing" in finetune("status", "missing", code=2)
-    assert "there: there" in finetune("status", "missing", code=2)
-    assert "has published nothing yet" in finetune("download", "there", code=2)

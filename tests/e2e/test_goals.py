@@ -7,9 +7,7 @@ import pytest
 from finetune_api import layout
 from finetune_cli.errors import CliError
 
-from .jobs import Tenant, data, training
-
-METRIC = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
+from .jobs import METRIC, Tenant, data, training
 
 
 def evaluator(on_missed_goal: str) -> dict[str, object]:

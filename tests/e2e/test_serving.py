@@ -20,12 +20,13 @@ from .places import SECRET
 SAMPLE = Path(__file__).parents[2] / "examples/serving"
 CONFIG_MAPS = "/api/v1/namespaces/{namespace}/configmaps"
 NAME = "tones"
+SERVER = "model-server"
 Ask = Callable[..., requests.Response]
 
 
 def config_map(tenant: Tenant, name: str, content: dict[str, str]) -> None:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": content}
-    tenant.place.api.create(tenant.path(CONFIG_MAPS), body)
+    tenant.place.api.apply(tenant.path(CONFIG_MAPS, name), body)
 
 
 def pod(port: int) -> Body:
@@ -39,7 +40,7 @@ def pod(port: int) -> Body:
     server["env"] = [{"name": "PORT", "value": str(port)}]
     server["ports"][0]["containerPort"] = port
     next(item for item in spec["volumes"] if item["name"] == "storage")["secret"]["secretName"] = SECRET
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "model-server"}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": SERVER}, "spec": spec}
 
 
 @pytest.fixture
@@ -51,13 +52,13 @@ def serve(tenant: Tenant) -> Callable[[dict[str, str]], Ask]:
 
     def start(model: dict[str, str]) -> Ask:
         config_map(tenant, "model", model)
-        config_map(tenant, "model-server", {"server.py": (SAMPLE / "server.py").read_text()})
+        config_map(tenant, SERVER, {"server.py": (SAMPLE / "server.py").read_text()})
         tenant.place.api.create(tenant.path(PODS), pod(port))
 
         def ask(method: str, path: str, body: Body | None = None) -> requests.Response:
             if tenant.place.local:
                 return requests.request(method, f"http://127.0.0.1:{port}{path}", json=body, timeout=60 * PATIENCE)
-            proxy = tenant.path(PODS, f"model-server:{port}/proxy{path}")
+            proxy = tenant.path(PODS, f"{SERVER}:{port}/proxy{path}")
             return tenant.place.api.request(method, proxy, body)
 
         return ask
@@ -66,10 +67,24 @@ def serve(tenant: Tenant) -> Callable[[dict[str, str]], Ask]:
 
 
 @pytest.mark.slow
-def test_a_published_model_is_promoted_and_answers(tenant: Tenant, serve: Callable[[dict[str, str]], Ask]) -> None:
+def test_a_published_model_is_promoted_and_answers_and_one_of_another_digest_is_not_served(
+    tenant: Tenant, serve: Callable[[dict[str, str]], Ask]
+) -> None:
     status = tenant.succeeded(tenant.apply(tenant.job("build", [BUILD], dataConfigs=[])))
     (onnx,) = [item for item in status.artifacts if item.name == "onnx"]
-    ask = serve({**reachable(tenant), "MANIFEST": onnx.manifest, "DIGEST": onnx.digest})
+    model = {**reachable(tenant), "MANIFEST": onnx.manifest, "DIGEST": onnx.digest}
+    answers(tenant, serve(model))
+
+    tenant.place.api.delete(tenant.path(PODS, SERVER))
+    wait_for("the server to be gone", lambda: not tenant.place.api.exists(tenant.path(PODS, SERVER)), 60)
+    serve({**model, "DIGEST": "0" * 64})
+    wait_for("the init container to refuse", lambda: "its manifest has" in said(tenant), 60)
+    states = tenant.place.api.get(tenant.path(PODS, SERVER))["status"].get("containerStatuses", [])
+    assert not any("running" in item["state"] for item in states)
+
+
+def answers(tenant: Tenant, ask: Ask) -> None:
+    """The server says what it has, answers a prompt the same both ways, and refuses what is no question."""
 
     def up() -> bool:
         try:
@@ -91,20 +106,6 @@ def test_a_published_model_is_promoted_and_answers(tenant: Tenant, serve: Callab
         assert refused.json()["error"]["message"]
 
 
-@pytest.mark.slow
-def test_a_model_of_another_digest_is_not_served(tenant: Tenant, serve: Callable[[dict[str, str]], Ask]) -> None:
-    status = tenant.succeeded(tenant.apply(tenant.job("build", [BUILD], dataConfigs=[])))
-    (onnx,) = [item for item in status.artifacts if item.name == "onnx"]
-    serve({**reachable(tenant), "MANIFEST": onnx.manifest, "DIGEST": "0" * 64})
-
-    def refused() -> bool:
-        return "its manifest has" in said(tenant)
-
-    wait_for("the init container to refuse", refused, 60)
-    states = tenant.place.api.get(tenant.path(PODS, "model-server"))["status"].get("containerStatuses", [])
-    assert not any("running" in item["state"] for item in states)
-
-
 def reachable(tenant: Tenant) -> dict[str, str]:
     """What model.env says of an S3 server that is not AWS's."""
     return {"NAME": NAME, "AWS_ENDPOINT_URL": tenant.place.endpoint}
@@ -112,7 +113,7 @@ def reachable(tenant: Tenant) -> dict[str, str]:
 
 def said(tenant: Tenant) -> str:
     """The logs of the pod's containers, as far as there are any."""
-    path = tenant.path(PODS, "model-server")
+    path = tenant.path(PODS, SERVER)
     texts = [
         tenant.place.api.request("GET", f"{path}/log", container=name, previous=previous).text
         for name in ("pull", "server")

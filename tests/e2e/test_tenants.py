@@ -14,7 +14,7 @@ from finetune_api.status import Status
 
 from .api import FINETUNE_JOBS, JOBS, PODS, SECRETS, Body, wait_for
 from .chart import Installed, installed
-from .jobs import BUILD, MERGE, Tenant, data, training
+from .jobs import Tenant, data, training
 from .places import Operator, Place
 
 pytestmark = pytest.mark.owns_operator
@@ -50,26 +50,13 @@ def cluster_wide(two: tuple[Tenant, Tenant], cluster: Place, tmp_path: Path) -> 
 # --- served
 
 
-def example(tenant: Tenant) -> str:
-    """The emotion example as the tests have it: LoRA, merge, int4, and both models asked."""
-    metric = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
-    job = tenant.job(
-        "tones",
-        [training(), MERGE, BUILD],
-        dataConfigs=[data("train", tenant.inputs.train), data("test", tenant.inputs.test)],
-        evaluators=[{"name": "tones", "metrics": [metric]}],
-        engine={"host": "small", "evaluator": "tones"},
-    )
-    return tenant.apply(job)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_tenants_are_served_at_once_with_the_rights_of_role_bindings(
     two: tuple[Tenant, Tenant], listed: Installed
 ) -> None:
     for tenant in two:
-        example(tenant)
+        tenant.apply(tenant.whole_job("tones"))
     for tenant in two:
         ran_well(tenant, tenant.succeeded("tones", seconds=400))
     for path in (tenant.path(SECRETS) for tenant in two):

@@ -13,7 +13,7 @@ from finetune_cli import results
 
 from .. import recompute
 from .api import PATIENCE
-from .jobs import BUILD, MERGE, STEPS, Tenant, data, training
+from .jobs import BUILD, MERGE, STEPS, Tenant, training
 
 ALL = ["prepare", "evaluate-input", "lora", "merge", "builder", "evaluate-builder", "publish"]
 
@@ -37,15 +37,7 @@ def answered_alone(folder: Path, phrases: list[str]) -> list[str]:
 
 
 def test_lora_merge_int4_and_evaluation(tenant: Tenant, tmp_path: Path) -> None:
-    metric = {"name": "few", "type": "accuracy", "dataConfig": "test", "maxNewTokens": 6}
-    job = tenant.job(
-        "whole",
-        [training(), MERGE, BUILD],
-        dataConfigs=[data("train", tenant.inputs.train), data("test", tenant.inputs.test)],
-        evaluators=[{"name": "tones", "metrics": [metric]}],
-        engine={"host": "small", "evaluator": "tones"},
-    )
-    status = tenant.succeeded(tenant.apply(job))
+    status = tenant.succeeded(tenant.apply(tenant.whole_job("whole")))
 
     assert [stage.name for stage in status.stages] == ALL
     assert {stage.state for stage in status.stages} == {"Succeeded"}
@@ -105,3 +97,14 @@ def test_lora_alone_leaves_an_adapter_that_another_job_goes_on_from(tenant: Tena
     assert tenant.stages_of_jobs("second") == ["merge", "prepare", "publish"]
     adapters = {item.digest for status in (first, second) for item in status.artifacts if item.name == "adapter"}
     assert len(adapters) == 1
+
+    going_on = training(steps=6)
+    going_on["config"]["sharding"] = "fsdp"
+    job = tenant.job("third", [going_on])
+    uri = next(item.uri for item in first.artifacts if item.name == "adapter")
+    job["spec"]["inputModel"]["adapterPath"] = uri
+    job["spec"]["systems"][0]["processesPerNode"] = 2
+    third = tenant.succeeded(tenant.apply(job))
+    assert {stage.name: stage.state for stage in third.stages}["lora"] == "Succeeded"
+    pins = tenant.manifest(next(item for item in third.artifacts if item.name == "adapter")).pins
+    assert pins is not None and pins.model.adapter is not None

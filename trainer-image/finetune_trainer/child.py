@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 
-from finetune_api.stage import ExitCode, StageResult
+from finetune_api.stage import ExitCode, Reason, StageResult
 from finetune_trainer import post_mortem
 from finetune_trainer.environment import read_environment
 from finetune_trainer.failures import failure_of
@@ -44,7 +44,9 @@ def main() -> int:
         report.log(f"{failure.reason}: {failure.message}", Severity.FATAL)
         # Whoever ends a pod waits for it, but not long.
         if code != ExitCode.TERMINATED:
-            result = result.model_copy(update={"evidence": post_mortem.leave(environment, report, error)})
+            is_cause = failure.reason is not Reason.RANK_LOST
+            left = post_mortem.leave(environment, report, error, is_cause=is_cause)
+            result = result.model_copy(update={"evidence": left})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     write_result(environment.result, result)

@@ -20,15 +20,17 @@ _MOST_CHARACTERS = 200_000
 _LOOKS_SECRET = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_[A-Za-z0-9]{16,}\b|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
-def leave(environment: Environment, report: Reporter, error: BaseException) -> bool:
+def leave(environment: Environment, report: Reporter, error: BaseException, *, is_cause: bool = True) -> bool:
     """Puts the last log lines, the traceback and the stage document of a failed attempt into the store.
 
-    Nothing that goes wrong here hides the failure itself: it is logged, and False is returned.
+    Nothing that goes wrong here hides the failure itself: it is logged, and False is returned. A process that only lost
+    another (not `is_cause`) leaves alone what is there.
     """
-    return leave_texts(environment, report, "\n".join(report.tail) + "\n", "".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    return leave_texts(environment, report, "\n".join(report.tail) + "\n", trace, is_cause=is_cause)
 
 
-def leave_texts(environment: Environment, report: Reporter, log: str, trace: str) -> bool:
+def leave_texts(environment: Environment, report: Reporter, log: str, trace: str, *, is_cause: bool = True) -> bool:
     """As `leave`, of a process that said `log` and ended as `trace` says: its supervisor's to tell where it is dead."""
     document = environment.document
     try:
@@ -40,6 +42,8 @@ def leave_texts(environment: Environment, report: Reporter, log: str, trace: str
             "stage.json": document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
         }
         folder = layout.failure_path(document.key, document.attempt)
+        if not is_cause and store.read_document(f"{folder}/log.txt") is not None:
+            return True
         for name, text in texts.items():
             store.write_document(f"{folder}/{name}", masked(text, secrets).encode(errors="replace"))
     except Exception as trouble:  # whatever it is, the stage's own failure counts

@@ -95,7 +95,7 @@ async def run(bench: Bench, name: str, program: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "program"),
-    [("sum", SUM), pytest.param("reduce", ALL_REDUCE, marks=pytest.mark.slow)],
+    [("sum", SUM), ("reduce", ALL_REDUCE)],
     ids=["sockets", "gloo"],
 )
 async def test_two_pods_meet_and_add_up(bench: Bench, name: str, program: str) -> None:

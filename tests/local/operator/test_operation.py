@@ -19,7 +19,7 @@ from finetune_local.cluster import ClusterSettings, LocalCluster
 from finetune_local.node.images import Image
 from finetune_local.node.node import NodeSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 IMAGE = "trainer:test"
 FINETUNE_JOBS = Resource("finetune.dev/v1alpha1", "finetunejobs", "FinetuneJob")
 DEFINITIONS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition")

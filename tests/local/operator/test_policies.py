@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POLICIES = Resource("finetune.dev/v1alpha1", "finetunepolicies", "FinetunePolicy")
 # Longer than everything else of a start takes.
-LATE_SECONDS = 3.0
+LATE_SECONDS = 1.0
 PAIRS = 12
 
 

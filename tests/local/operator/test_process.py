@@ -119,7 +119,9 @@ async def test_a_standby_does_nothing_until_the_leader_dies_and_then_takes_over(
 
     # One that is told to end leaves the Lease without a holder, so that nobody waits for its term.
     third = await stand.operator(with_rights, **settings)
+    begun = time.monotonic()
     await standby.child.stop()
+    assert time.monotonic() - begun < 4, "something was waited for that never ends"
     assert any("is given back" in str(line["message"]) for line in said(standby))
     await stand.apply("last", team)
     await stand.succeeded("last", team)

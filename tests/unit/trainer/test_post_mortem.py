@@ -41,6 +41,17 @@ def test_log_traceback_and_document_are_stored_and_secrets_are_not(world: World)
     assert not any(world.s3.secret in text for text in texts.values())
 
 
+def test_who_only_lost_another_process_leaves_the_causes_evidence(world: World) -> None:
+    told = environment(world)
+    path = f"{world.store}/{layout.failure_path('7' * 64, told.document.attempt)}/traceback.txt"
+    lost, report = failure("Connection closed by peer"), Reporter(io.StringIO())
+    assert post_mortem.leave(told, report, lost, is_cause=False)
+    assert "closed by peer" in world.s3.get(path).decode(), "nobody else has said anything yet"
+    assert post_mortem.leave(told, report, failure("the cause"))
+    assert post_mortem.leave(told, report, lost, is_cause=False)
+    assert "the cause" in world.s3.get(path).decode()
+
+
 def test_a_store_that_cannot_be_written_hides_no_failure(world: World, tmp_path: Path) -> None:
     stream = io.StringIO()
     wrong = world.s3.credentials(tmp_path / "wrong", secret="not-the-secret")

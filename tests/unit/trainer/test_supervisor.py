@@ -45,12 +45,17 @@ def environment(world: World, document, result: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start(world, tmp_path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a supervisor over the Python text that it is given, in place of the stage."""
+    """Starts a supervisor over the Python text that it is given, in place of the stage.
 
-    def _start(script: str, **variables: str) -> subprocess.Popen[str]:
+    Unless evidence is looked for it knows no scratch folder, and asks no store: that takes half a second each time.
+    """
+
+    def _start(script: str, *, evidence: bool = False, **variables: str) -> subprocess.Popen[str]:
         document = world.document("LoRA", "lora", config={"trainingArgs": {"perDeviceTrainBatchSize": 8}})
         command = f"{RUN}sys.exit(Supervisor([sys.executable, '-c', {script!r}], os.environ).run())"
         variables = {**environment(world, document, tmp_path / "result"), **variables}
+        if not evidence:
+            del variables["FINETUNE_SCRATCH"]
         return subprocess.Popen([sys.executable, "-c", command], env=variables, stdout=subprocess.PIPE, text=True)
 
     return _start
@@ -185,7 +190,7 @@ def evidence(world: World) -> dict[str, str]:
 )
 def test_evidence_of_a_stage_that_could_leave_none(world, start, tmp_path, death, said):
     world.s3.bucket("world")
-    process = start(LAST_WORDS + death)
+    process = start(LAST_WORDS + death, evidence=True)
     out, _ = process.communicate(timeout=30)
     assert ending(process, tmp_path)[1].evidence
     assert "step 7 of 9\n" in out, "it is in the pod's log all the same"
@@ -198,21 +203,23 @@ def test_evidence_of_a_stage_that_could_leave_none(world, start, tmp_path, death
 def test_a_stalled_stages_stacks_are_evidence(world, start, tmp_path):
     world.s3.bucket("world")
     script = "import sys, time; from finetune_trainer.training.stalling import end_process; end_process(1)"
-    process = start(script)
+    process = start(script, evidence=True)
     assert ending(process, tmp_path)[1].evidence
     assert "most recent call first" in evidence(world)["log.txt"]
 
 
 def test_a_store_that_takes_nothing_hides_no_death(world, start, tmp_path):
     wrong = world.s3.credentials(tmp_path / "wrong", secret="not-the-secret")
-    code, result = ending(start("os._exit(3)", FINETUNE_STORAGE_CREDENTIALS=str(wrong)), tmp_path)
+    code, result = ending(
+        start("import os; os._exit(3)", evidence=True, FINETUNE_STORAGE_CREDENTIALS=str(wrong)), tmp_path
+    )
     assert (code, result.reason, result.evidence) == (ExitCode.INTERNAL, Reason.INTERNAL, False)
 
 
 def test_evidence_that_the_stage_left_itself_is_kept(world, start, tmp_path):
     world.s3.bucket("world")
     bad = {"key": "0" * 64, "ok": False, "reason": "DataNotFound", "message": "m", "evidence": True}
-    process = start(f"{WRITE}result.write_text(json.dumps({bad})); os.kill(os.getpid(), 11)")
+    process = start(f"{WRITE}result.write_text(json.dumps({bad})); os.kill(os.getpid(), 11)", evidence=True)
     assert ending(process, tmp_path)[1].evidence
     with pytest.raises(Exception, match=r"404|NoSuchKey|Not Found"):
         evidence(world)

@@ -94,6 +94,19 @@ def test_two_pods_start_again_where_one_has_too_little_memory(world: World) -> N
 
 
 @pytest.mark.slow
+def test_two_pods_with_half_the_base_each_go_on_from_an_adapter(world: World) -> None:
+    first = world.run(training(world))
+    world.spec["inputModel"]["adapterPath"] = f"{world.store}/stages/{'1' * 64}/{first.attempt}"
+    document, port = training(world, sharding="fsdp").model_copy(update={"key": "2" * 64}), free_port()
+    pods = [start(world, document, index, port) for index in (0, 1)]
+    said = [process.communicate(timeout=300)[0] for process, _ in pods]
+    assert [process.returncode for process, _ in pods] == [0, 0], "\n".join(said)
+    assert "shared out among 2 processes" in said[0]
+    assert "tokens of train: those that" in said[0], "as prepare kept them"
+    assert StageResult.model_validate_json((pods[0][1] / "result").read_bytes()).metrics["steps"] == 2
+
+
+@pytest.mark.slow
 def test_two_pods_train_one_adapter(world: World) -> None:
     document, port = training(world), free_port()
     pods = [start(world, document, index, port) for index in (0, 1)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from finetune_local.apiserver.errors import Cause, bad_request
-from finetune_local.apiserver.objects import Object
+from finetune_local.apiserver.objects import Object, clone
 from finetune_local.apiserver.schemas import resolve
 from finetune_local.apiserver.schemas.pruning import fill_defaults, normalise_builtin, prune
 from finetune_local.apiserver.schemas.validation import validate
@@ -98,3 +98,28 @@ class BuiltinStrategy(Strategy):
             if key not in new and key != "metadata"
         ]
         return missing
+
+
+class FilledStrategy(BuiltinStrategy):
+    """A kind that gets the same defaults whenever it is written."""
+
+    first_status: ClassVar[Object | None] = None
+    """The status of a new object; None: as it was given."""
+
+    def prepare_create(self, obj: Object) -> None:
+        self.fill(obj)
+        if self.first_status is not None:
+            obj["status"] = clone(self.first_status)
+
+    def prepare_update(self, new: Object, old: Object) -> None:
+        self.fill(new)
+
+    def fill(self, obj: Object) -> None:
+        """Set the defaults that the schema does not say."""
+
+
+class PlainStrategy(FilledStrategy):
+    """Kinds whose objects have no generation: ServiceAccounts, Leases, Events …"""
+
+    def has_generation(self, obj: Object) -> bool:
+        return False

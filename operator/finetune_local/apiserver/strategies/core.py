@@ -16,7 +16,7 @@ from finetune_local.apiserver.errors import (
     unsupported_value,
 )
 from finetune_local.apiserver.objects import Object, now
-from finetune_local.apiserver.strategies.base import BuiltinStrategy, Decoded
+from finetune_local.apiserver.strategies.base import Decoded, FilledStrategy, PlainStrategy
 from finetune_local.apiserver.strategies.pods import default_template, template_causes
 
 if TYPE_CHECKING:
@@ -28,20 +28,8 @@ _MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[-+]\d\d:\d\d
 _ABOVE_ZERO = "must be greater than 0"
 
 
-class DataStrategy(BuiltinStrategy):
+class DataStrategy(PlainStrategy):
     """ConfigMaps and Secrets: `immutable`, keys and size."""
-
-    def has_generation(self, obj: Object) -> bool:
-        return False
-
-    def prepare_create(self, obj: Object) -> None:
-        self._fill(obj)
-
-    def prepare_update(self, new: Object, old: Object) -> None:
-        self._fill(new)
-
-    def _fill(self, obj: Object) -> None:
-        """ConfigMaps have no defaults."""
 
     def validate(self, resource: Resource, new: Object, old: Object | None) -> list[Cause]:
         causes = super().validate(resource, new, old)
@@ -74,7 +62,7 @@ class DataStrategy(BuiltinStrategy):
 
 
 class SecretStrategy(DataStrategy):
-    def _fill(self, obj: Object) -> None:
+    def fill(self, obj: Object) -> None:
         plain = obj.pop("stringData", None) or {}
         if plain:
             encoded = {key: base64.b64encode(text.encode()).decode() for key, text in plain.items()}
@@ -88,12 +76,9 @@ class SecretStrategy(DataStrategy):
         return causes
 
 
-class NamespaceStrategy(BuiltinStrategy):
+class NamespaceStrategy(PlainStrategy):
     returns_deleted: ClassVar[bool] = True
     name_is_label: ClassVar[bool] = True
-
-    def has_generation(self, obj: Object) -> bool:
-        return False
 
     def prepare_create(self, obj: Object) -> None:
         obj["spec"] = {"finalizers": ["kubernetes"]}
@@ -110,21 +95,12 @@ class NamespaceStrategy(BuiltinStrategy):
         obj["metadata"]["labels"] = labels
 
 
-class ServiceStrategy(BuiltinStrategy):
+class ServiceStrategy(PlainStrategy):
     returns_deleted: ClassVar[bool] = True
     name_is_label: ClassVar[bool] = True
+    first_status: ClassVar[Object | None] = {"loadBalancer": {}}
 
-    def has_generation(self, obj: Object) -> bool:
-        return False
-
-    def prepare_create(self, obj: Object) -> None:
-        self._fill(obj)
-        obj["status"] = {"loadBalancer": {}}
-
-    def prepare_update(self, new: Object, old: Object) -> None:
-        self._fill(new)
-
-    def _fill(self, obj: Object) -> None:
+    def fill(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
         spec.setdefault("type", "ClusterIP")
         spec.setdefault("sessionAffinity", "None")
@@ -148,13 +124,6 @@ class ServiceStrategy(BuiltinStrategy):
         if old is not None and spec.get("clusterIP") != old["spec"].get("clusterIP"):
             causes.append(invalid_value("spec.clusterIP", spec.get("clusterIP"), "field is immutable"))
         return causes
-
-
-class PlainStrategy(BuiltinStrategy):
-    """Kinds whose objects have no generation: ServiceAccounts, Leases, Events …"""
-
-    def has_generation(self, obj: Object) -> bool:
-        return False
 
 
 class LeaseStrategy(PlainStrategy):
@@ -207,13 +176,10 @@ class EventStrategy(PlainStrategy):
         return []
 
 
-class ClaimStrategy(BuiltinStrategy):
+class ClaimStrategy(PlainStrategy):
     """PersistentVolumeClaims."""
 
     returns_deleted: ClassVar[bool] = True
-
-    def has_generation(self, obj: Object) -> bool:
-        return False
 
     def prepare_create(self, obj: Object) -> None:
         obj.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
@@ -227,13 +193,7 @@ class RbacStrategy(PlainStrategy):
 class BindingStrategy(RbacStrategy):
     """RoleBindings and ClusterRoleBindings."""
 
-    def prepare_create(self, obj: Object) -> None:
-        self._fill(obj)
-
-    def prepare_update(self, new: Object, old: Object) -> None:
-        self._fill(new)
-
-    def _fill(self, obj: Object) -> None:
+    def fill(self, obj: Object) -> None:
         if isinstance(obj.get("roleRef"), dict):
             obj["roleRef"].setdefault("apiGroup", "rbac.authorization.k8s.io")
         for subject in obj.get("subjects") or ():
@@ -248,17 +208,12 @@ class BindingStrategy(RbacStrategy):
         return causes
 
 
-class WorkloadStrategy(BuiltinStrategy):
+class WorkloadStrategy(FilledStrategy):
     """Deployments and their like: storable, with their template's defaults; nothing runs them here."""
 
-    def prepare_create(self, obj: Object) -> None:
-        self._fill(obj)
-        obj["status"] = {}
+    first_status: ClassVar[Object | None] = {}
 
-    def prepare_update(self, new: Object, old: Object) -> None:
-        self._fill(new)
-
-    def _fill(self, obj: Object) -> None:
+    def fill(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
         spec.setdefault("replicas", 1)
         template = spec.setdefault("template", {}).setdefault("spec", {})

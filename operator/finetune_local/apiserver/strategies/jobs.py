@@ -13,7 +13,7 @@ from finetune_local.apiserver.errors import (
     unsupported_value,
 )
 from finetune_local.apiserver.objects import Object, clone, lookup
-from finetune_local.apiserver.strategies.base import BuiltinStrategy
+from finetune_local.apiserver.strategies.base import BuiltinStrategy, FilledStrategy
 from finetune_local.apiserver.strategies.pods import default_template, template_causes
 
 if TYPE_CHECKING:
@@ -95,15 +95,10 @@ def _host_name_causes(job: Object) -> list[Cause]:
     return [invalid_value("metadata.name", name, text)]
 
 
-class CronJobStrategy(BuiltinStrategy):
-    def prepare_create(self, obj: Object) -> None:
-        self._fill(obj)
-        obj["status"] = {}
+class CronJobStrategy(FilledStrategy):
+    first_status: ClassVar[Object | None] = {}
 
-    def prepare_update(self, new: Object, old: Object) -> None:
-        self._fill(new)
-
-    def _fill(self, obj: Object) -> None:
+    def fill(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
         spec.setdefault("concurrencyPolicy", "Allow")
         spec.setdefault("suspend", False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_local.apiserver.strategies import core, jobs, pods
-from finetune_local.apiserver.strategies.base import BuiltinStrategy, Strategy
+from finetune_local.apiserver.strategies.base import BuiltinStrategy, PlainStrategy, Strategy
 from finetune_local.apiserver.strategies.definitions import DefinitionStrategy
 
 _RULES: dict[str, type[Strategy]] = {
@@ -13,13 +13,13 @@ _RULES: dict[str, type[Strategy]] = {
     "cronjobs.batch": jobs.CronJobStrategy,
     "customresourcedefinitions.apiextensions.k8s.io": DefinitionStrategy,
     "deployments.apps": core.WorkloadStrategy,
-    "endpoints": core.PlainStrategy,
+    "endpoints": PlainStrategy,
     "events": core.EventStrategy,
     "jobs.batch": jobs.JobStrategy,
     "leases.coordination.k8s.io": core.LeaseStrategy,
-    "limitranges": core.PlainStrategy,
+    "limitranges": PlainStrategy,
     "namespaces": core.NamespaceStrategy,
-    "nodes": core.PlainStrategy,
+    "nodes": PlainStrategy,
     "persistentvolumeclaims": core.ClaimStrategy,
     "pods": pods.PodStrategy,
     "replicasets.apps": core.WorkloadStrategy,

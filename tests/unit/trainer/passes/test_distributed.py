@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def on(world: World, make_stage: Callable, kind: str, config: dict[str, Any], **
     context, stream = make_stage(kind, config, data={"train": {"completionOnlyLoss": False}}, **settings)
     output = lora.run(replace(context, world=world))
     return {"metrics": output.metrics, "folder": context.output, "said": stream.getvalue()}
+
+
+def trained(
+    make_stage: Callable, kind: str, config: Callable[..., dict[str, Any]], rows: dict[str, Any], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """One process, and two ranks of which each accumulates half as much: what `on` says of each."""
+    half, whole = (config(perDeviceTrainBatchSize=3, gradientAccumulationSteps=n, **STEPS) for n in (2, 4))
+    alone = on(Alone(), make_stage, kind, whole, own_rows=rows)
+    first, second = together(lambda world: on(world, make_stage, kind, half, own_rows=rows), folder)
+    return alone, first, second
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +70,7 @@ def test_two_ranks_learn_what_one_process_learns(
     passes: dict[str, Any],
 ) -> None:
     settings = {"evalDatasetSize": 7, "loraDropout": 0} | passes
-    alone = on(
-        Alone(),
-        make_stage,
-        kind,
-        lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=4, **STEPS),
-        own_rows=few,
-    )
-    config = lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=2, **STEPS)
-    first, second = together(lambda world: on(world, make_stage, kind, config, own_rows=few), tmp_path)
+    alone, first, second = trained(make_stage, kind, partial(lora_config, settings), few, tmp_path)
     assert course(first["said"]) == pytest.approx(course(alone["said"]), rel=1e-3)
     assert first["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"], rel=0.01)
     assert first["metrics"]["eval_loss"] == pytest.approx(alone["metrics"]["eval_loss"], rel=0.01)
@@ -84,15 +87,7 @@ def test_two_ranks_with_half_the_base_each_learn_what_one_process_learns(
     make_stage: Callable, lora_config: Callable, tmp_path: Path, base_model: Path, few: dict[str, Any], kind: str
 ) -> None:
     settings = {"evalDatasetSize": 7, "loraDropout": 0, "sharding": "fsdp", "targetModules": ["all-linear"]}
-    alone = on(
-        Alone(),
-        make_stage,
-        kind,
-        lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=4, **STEPS),
-        own_rows=few,
-    )
-    config = lora_config(settings, perDeviceTrainBatchSize=3, gradientAccumulationSteps=2, **STEPS)
-    first, second = together(lambda world: on(world, make_stage, kind, config, own_rows=few), tmp_path)
+    alone, first, second = trained(make_stage, kind, partial(lora_config, settings), few, tmp_path)
     assert "shared out among 2 processes" in first["said"]
     assert course(first["said"]) == pytest.approx(course(alone["said"]), rel=1e-3)
     assert first["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"], rel=0.01)

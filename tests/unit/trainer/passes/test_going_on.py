@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from finetune_api.stage import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.passes import lora, merge
+from finetune_trainer.training.world import Alone, World
+
+from .ranks import together
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,6 +73,34 @@ def test_dora_and_qlora_go_on_too(run_stage: Callable, lora_config: Callable, ad
     assert (over_4_bits / "four_bit_base.json").is_file()
     for name, tensor in weights(adapter.folder).items():
         assert torch.allclose(tensor, weights(over_4_bits)[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("LoRA", {}), ("LoRA", {"sharding": "fsdp"}), ("QLoRA", {"sharding": "fsdp"})],
+    ids=["whole", "sharded", "sharded, 4 bits"],
+)
+def test_two_ranks_go_on_as_one_process_does(
+    adapter: Any, make_stage: Callable, lora_config: Callable, tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    steps = {"maxSteps": 3, "loggingSteps": 1, "warmupSteps": 0, "lrSchedulerType": "constant", "learningRate": 1e-4}
+    passes = {"loraDropout": 0} | settings
+
+    def on(world: World, accumulated: int) -> tuple[float, Path]:
+        config = lora_config(passes, gradientAccumulationSteps=accumulated, perDeviceTrainBatchSize=4, **steps)
+        context, _ = make_stage(kind, config, inputs={"adapter": adapter.folder}, data={"train": {}})
+        found = lora.run(replace(context, world=world))
+        return found.metrics["train_loss"], context.output
+
+    alone, folder = on(Alone(), 2)
+    before, after = weights(adapter.folder), weights(folder)
+    for loss, folder in together(lambda world: on(world, 1), tmp_path):
+        found = weights(folder)
+        assert loss == pytest.approx(alone, rel=0.01)
+        assert found.keys() == before.keys()
+        moved = max(float((found[name] - before[name]).abs().max()) for name in before)
+        assert 0 < moved < 1e-2, "it went on from the adapter's weights"
+        assert all(torch.allclose(found[name], after[name], atol=2e-4) for name in found)
 
 
 def test_an_adapter_of_another_model_is_refused(adapter: Any, going_on: Callable, tmp_path: Path) -> None:

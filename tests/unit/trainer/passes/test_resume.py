@@ -154,9 +154,7 @@ def test_many_endings_one_after_another_leave_no_trace(stage: Callable[..., Stag
     assert interrupted.run() == whole
 
 
-@pytest.mark.parametrize(
-    "passes", [{}, pytest.param({"sharding": "fsdp"}, marks=pytest.mark.slow)], ids=["whole base", "half a base each"]
-)
+@pytest.mark.parametrize("passes", [{}, {"sharding": "fsdp"}], ids=["whole base", "half a base each"])
 def test_two_ranks_save_the_same_step_and_go_on_to_the_same_bytes(
     stage: Callable[..., Stage], tmp_path: Path, passes: dict[str, Any]
 ) -> None:
