@@ -97,3 +97,14 @@ def test_lora_alone_leaves_an_adapter_that_another_job_goes_on_from(tenant: Tena
     assert tenant.stages_of_jobs("second") == ["merge", "prepare", "publish"]
     adapters = {item.digest for status in (first, second) for item in status.artifacts if item.name == "adapter"}
     assert len(adapters) == 1
+
+    going_on = training(steps=6)
+    going_on["config"]["sharding"] = "fsdp"
+    job = tenant.job("third", [going_on])
+    uri = next(item.uri for item in first.artifacts if item.name == "adapter")
+    job["spec"]["inputModel"]["adapterPath"] = uri
+    job["spec"]["systems"][0]["processesPerNode"] = 2
+    third = tenant.succeeded(tenant.apply(job))
+    assert {stage.name: stage.state for stage in third.stages}["lora"] == "Succeeded"
+    pins = tenant.manifest(next(item for item in third.artifacts if item.name == "adapter")).pins
+    assert pins is not None and pins.model.adapter is not None

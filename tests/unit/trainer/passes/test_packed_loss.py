@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
 
-from finetune_api.data import PreProcessDataConfig
-from finetune_trainer.data import Sample, arrange, tokenize
 from finetune_trainer.training.batches import Collator
 from finetune_trainer.training.loop import Setup
 
-from ..letters import Letters
+from .alone import samples_of, texts, total_loss
 from .shapes import SHAPE
 
 CONFIGS = {
@@ -31,30 +28,16 @@ CONFIGS = {
 def test_packed_samples_have_the_loss_of_each_alone(architecture: str, attention: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[architecture], attn_implementation=attention)
-    rng = random.Random(1)
-    texts = ["".join(chr(rng.randrange(3, 128)) for _ in range(rng.randrange(2, 20))) for _ in range(12)]
-    cpu = torch.device("cpu")
 
     def losses(strategy: str, *, parts: bool = True, **collating: Any) -> tuple[float, int, dict[str, torch.Tensor]]:
-        process = PreProcessDataConfig(strategy=strategy, max_seq_len=32)
-        rows = tokenize([Sample(text, 0) for text in texts], Letters(), process)
-        samples = [item if parts else replace(item, starts=()) for item in arrange(rows, process, Letters())]
-        model.zero_grad()
-        setup = Setup(model, cpu, None, Collator(0, **collating))
-        together = 4 if strategy == "pack" else 1
-        total, learned = 0.0, 0
-        for start in range(0, len(samples), together):
-            batch = setup.collate(samples[start : start + together])
-            loss = setup.loss(batch, 1)
-            loss.backward()
-            total += loss.item()
-            learned += batch.learned
-        return total, learned, {name: value.grad.clone() for name, value in model.named_parameters()}
+        samples = [item if parts else replace(item, starts=()) for item in samples_of(strategy)]
+        setup = Setup(model, torch.device("cpu"), None, Collator(0, **collating))
+        return total_loss(setup, samples, 4 if strategy == "pack" else 1)
 
     alone, learned, gradients = losses("line-by-line")
     for length in (None, 40):
         packed, packed_learned, packed_gradients = losses("pack", packed=True, length=length)
-        assert packed_learned == learned == sum(len(text) + 1 for text in texts)
+        assert packed_learned == learned == sum(len(text) + 1 for text in texts())
         assert packed == pytest.approx(alone, rel=1e-5)
         for name, gradient in gradients.items():
             assert torch.allclose(gradient, packed_gradients[name], atol=1e-4), name

@@ -7,7 +7,6 @@ those that the kernel would be given.
 from __future__ import annotations
 
 import io
-import random
 from itertools import pairwise
 from typing import Any
 
@@ -26,9 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from finetune_api.data import PreProcessDataConfig
 from finetune_api.training import TrainingArgs
-from finetune_trainer.data import Sample, Tokens, arrange, tokenize
+from finetune_trainer.data import Tokens
 from finetune_trainer.report import Reporter
 from finetune_trainer.training import kernels, split, varlen
 from finetune_trainer.training.batches import Collator
@@ -36,7 +34,7 @@ from finetune_trainer.training.micro_batches import ENOUGH_TOKENS, Fill, Passes,
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.world import Alone
 
-from ..letters import Letters
+from .alone import samples_of, total_loss
 from .shapes import SHAPE
 
 CONFIGS = {
@@ -77,26 +75,6 @@ def plain_attention(
         sdpa = torch.nn.functional.scaled_dot_product_attention
         found.append(sdpa(*parts, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)[0].transpose(0, 1))
     return torch.cat(found)
-
-
-def samples_of(strategy: str) -> list[Tokens]:
-    rng = random.Random(1)
-    texts = ["".join(chr(rng.randrange(3, 128)) for _ in range(rng.randrange(2, 20))) for _ in range(12)]
-    process = PreProcessDataConfig(strategy=strategy, max_seq_len=32)
-    rows = tokenize([Sample(text, 0) for text in texts], Letters(), process)
-    return list(arrange(rows, process, Letters()))
-
-
-def total_loss(setup: Setup, samples: list[Tokens], together: int) -> tuple[float, int, dict[str, torch.Tensor]]:
-    total, learned = 0.0, 0
-    setup.model.zero_grad()
-    for start in range(0, len(samples), together):
-        batch = setup.collate(samples[start : start + together])
-        loss = setup.loss(batch, 1)
-        loss.backward()
-        total += loss.item()
-        learned += batch.learned
-    return total, learned, {name: value.grad.clone() for name, value in setup.model.named_parameters()}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
