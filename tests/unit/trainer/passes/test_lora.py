@@ -45,7 +45,9 @@ def test_metrics_and_progress_tell_the_course(adapter: Any) -> None:
     activities = [line["activity"] for line in adapter.progress if line.get("activity")]
     assert activities == ["reading data", "loading model", "training", "saving adapter"]
     before, _, _ = adapter.said.partition('"step"')
-    assert "a forward and backward pass over the longest 8 samples: at most" in before, "memory is tried out first"
+    assert "a forward and backward pass over the longest 8 samples, 200 tokens: at most" in before, (
+        "memory is tried out first"
+    )
 
 
 def test_the_adapter_is_one_that_peft_loads_and_that_names_its_base(adapter: Any, base_model: Path) -> None:
