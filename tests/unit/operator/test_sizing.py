@@ -47,7 +47,7 @@ def test_a_small_model_asks_for_nothing_more() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "provider", "memory", "disk"),
-    [("int4", "cpu", "27Gi", "15Gi"), ("int4", "cuda", "20Gi", "15Gi"), ("fp32", "cpu", "27Gi", "26Gi")],
+    [("int4", "cpu", "27Gi", "19Gi"), ("int4", "cuda", "20Gi", "19Gi"), ("fp32", "cpu", "27Gi", "26Gi")],
 )
 def test_building_asks_for_what_was_measured(precision: str, provider: str, memory: str, disk: str) -> None:
     """26 GiB for a CPU and 19 GiB for CUDA, at Phi-3-mini's shape."""
@@ -60,7 +60,7 @@ def test_building_asks_for_what_was_measured(precision: str, provider: str, memo
 def test_what_the_job_says_stays() -> None:
     systems = [{"name": "big", "resources": {"requests": {"cpu": 2}, "limits": {"memory": "9Gi", "nvidia.com/gpu": 1}}}]
     found = asked(PHI3_MINI, systems=systems, engine={"host": "big"})
-    assert found["build"] == {"cpu": 2, "ephemeral-storage": "15Gi"}
+    assert found["build"] == {"cpu": 2, "ephemeral-storage": "19Gi"}
     systems[0]["resources"] = {"requests": {"cpu": 2, "ephemeral-storage": "1Ti"}}
     assert asked(PHI3_MINI, systems=systems, engine={"host": "big"})["build"] == {
         "cpu": 2,
