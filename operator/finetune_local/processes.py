@@ -23,6 +23,8 @@ MARK = "FINETUNE_LOCAL_PROCESS"
 PROC = Path("/proc")
 # A process that was just being started when its parent died shows its mark a moment later.
 WATCHDOG_SECONDS = 1.0
+# An exec takes about a thousandth of a second.
+_EXEC_SECONDS = 0.005
 
 
 def new_family() -> str:
@@ -56,10 +58,16 @@ def members(family: str) -> dict[str, list[int]]:
 def kill(family: str, member: str | None = None) -> None:
     """SIGKILL them, and those that they started meanwhile."""
     killed: set[int] = set()
-    while pids := set(find(family, member)) - killed:
+    looks_left = 2
+    while looks_left:
+        pids = set(find(family, member)) - killed
         for pid in pids:
             send(pid, signal.SIGKILL)
         killed |= pids
+        if not pids:
+            looks_left -= 1
+            # A process in the middle of an exec shows no mark, and is in no group of ours where it left that before.
+            time.sleep(_EXEC_SECONDS if looks_left else 0)
 
 
 def send(pid: int, number: signal.Signals) -> None:

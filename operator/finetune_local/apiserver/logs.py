@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, Self
 
 from finetune_local.apiserver.errors import bad_request, not_found
 from finetune_local.apiserver.objects import Object, lookup
@@ -97,21 +101,19 @@ class PodLogs:
         """The file's content from where the options say, in whole lines while it grows."""
         position = _start(path, options)
         rest = b""
-        while True:
-            # Asked before the file is read: what a pod wrote until its end is in the file by then.
-            ended = not options.follow or self._ended(entry)
-            data = _content(path, position)
-            while data:
-                position += len(data)
-                whole, newline, rest = (rest + data).rpartition(b"\n")
-                if newline:
-                    yield whole + newline
-                data = _content(path, position)
-            if ended:
-                if rest:
-                    yield rest
-                return
-            await asyncio.sleep(_POLL_SECONDS)
+        with _Growing(path, position) as file:
+            while True:
+                # Asked before the file is read: what a pod wrote until its end is in the file by then.
+                ended = not options.follow or self._ended(entry)
+                while data := file.read(_CHUNK):
+                    whole, newline, rest = (rest + data).rpartition(b"\n")
+                    if newline:
+                        yield whole + newline
+                if ended:
+                    if rest:
+                        yield rest
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
 
     def _ended(self, entry: Entry) -> bool:
         present = self._store.get(entry.bucket, *entry.key)
@@ -120,13 +122,47 @@ class PodLogs:
         return lookup(present.obj, "status", "phase") in _FINISHED
 
 
-def _content(path: Path, position: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(position)
-            return file.read(_CHUNK)
-    except FileNotFoundError:
-        return b""
+class _Growing:
+    """A file that another process writes, from `position` on; it may come later, and be deleted before it is read."""
+
+    def __init__(self, path: Path, position: int) -> None:
+        self._path = path
+        self._position = position
+        self._file: BinaryIO | None = None
+        # A deleted pod's log goes with it, perhaps before its last lines were looked for.
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes more; none where there are none now."""
+        data = b"" if self._file is None else self._file.read(size)
+        if not data and self._replaced():
+            self._open()
+            data = b"" if self._file is None else self._file.read(size)
+        return data
+
+    def _replaced(self) -> bool:
+        """Whether the path leads to a file that is not read yet: the first, or a restarted container's."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return self._file is None or not os.path.samestat(found, os.fstat(self._file.fileno()))
+
+    def _open(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            file = self._path.open("rb", buffering=0)
+            if self._file is None:
+                file.seek(self._position)
+            else:
+                self._file.close()
+            self._file = file
 
 
 def _start(path: Path, options: LogOptions) -> int:
@@ -163,7 +199,8 @@ def _tail(path: Path, size: int, lines: int) -> int:
 
 
 def _stamped(data: bytes, path: Path) -> bytes:
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z").encode()
+    changed = path.stat().st_mtime if path.exists() else time.time()
+    written = datetime.fromtimestamp(changed, UTC).isoformat().replace("+00:00", "Z").encode()
     return b"".join(written + b" " + line for line in data.splitlines(keepends=True))
 
 
