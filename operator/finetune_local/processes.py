@@ -58,16 +58,14 @@ def members(family: str) -> dict[str, list[int]]:
 def kill(family: str, member: str | None = None) -> None:
     """SIGKILL them, and those that they started meanwhile."""
     killed: set[int] = set()
-    looks_left = 2
-    while looks_left:
-        pids = set(find(family, member)) - killed
-        for pid in pids:
-            send(pid, signal.SIGKILL)
-        killed |= pids
-        if not pids:
-            looks_left -= 1
-            # A process in the middle of an exec shows no mark, and is in no group of ours where it left that before.
-            time.sleep(_EXEC_SECONDS if looks_left else 0)
+    # A process in the middle of an exec shows no mark, and is in no group of ours where it left that before: a second
+    # look finds it.
+    for pause in (0.0, _EXEC_SECONDS):
+        time.sleep(pause)
+        while pids := set(find(family, member)) - killed:
+            for pid in pids:
+                send(pid, signal.SIGKILL)
+            killed |= pids
 
 
 def send(pid: int, number: signal.Signals) -> None:
