@@ -47,7 +47,12 @@ def test_a_small_model_asks_for_nothing_more() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "provider", "memory", "disk"),
-    [("int4", "cpu", "27Gi", "19Gi"), ("int4", "cuda", "20Gi", "19Gi"), ("fp32", "cpu", "27Gi", "26Gi")],
+    [
+        ("int4", "cpu", "27Gi", "19Gi"),
+        ("int4", "cuda", "20Gi", "19Gi"),
+        ("int8", "cpu", "27Gi", "20Gi"),
+        ("fp32", "cpu", "27Gi", "26Gi"),
+    ],
 )
 def test_building_asks_for_what_was_measured(precision: str, provider: str, memory: str, disk: str) -> None:
     """26 GiB for a CPU and 19 GiB for CUDA, at Phi-3-mini's shape."""
